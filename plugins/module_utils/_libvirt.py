@@ -1,0 +1,326 @@
+# Copyright: the Mayfly authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The only file that imports libvirt: connect, look, create, destroy, and errors a person can act on."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import traceback
+import typing as t
+
+from ._domain_xml import SeenDomain, parse
+from ._errors import MayflyError
+
+libvirt: t.Any
+LIBVIRT_ERROR: str | None
+try:
+    import libvirt
+except ImportError:
+    libvirt = None
+    LIBVIRT_ERROR = traceback.format_exc()
+else:
+    LIBVIRT_ERROR = None
+
+DAEMON_REMEDY = (
+    "Is the libvirt daemon running, and may this user use it? The play mayfly.virt.hypervisor sets it up; "
+    "mayfly.virt.doctor tells what is missing."
+)
+_RUNNING = "running"
+
+
+@dataclasses.dataclass(frozen=True)
+class Lease:
+    """An unexpired DHCP lease of a libvirt network."""
+
+    network: str
+    bridge: str
+    mac: str
+    address: str
+    client_id: str
+    expiry: int  # seconds since the epoch, 0 = never
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A libvirt network as far as guests and inventory care."""
+
+    name: str
+    active: bool
+    autostart: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """What the hypervisor has. Sizes in MiB."""
+
+    memory_mib: int
+    available_mib: int
+    cpus: int
+
+
+class Hypervisor:
+    """One connection to one libvirt daemon."""
+
+    def __init__(self, connection: t.Any, uri: str) -> None:
+        self._connection = connection
+        self.uri = uri
+
+    @classmethod
+    def open(cls, uri: str, *, read_only: bool = False) -> Hypervisor:
+        # libvirt prints every error to stderr beside raising it; the exception is enough.
+        libvirt.registerErrorHandler(lambda *_unused: None, None)
+        try:
+            connection = libvirt.openReadOnly(uri) if read_only else libvirt.open(uri)
+        except libvirt.libvirtError as error:
+            raise MayflyError("connect to libvirt at", uri, error.get_error_message() or str(error), DAEMON_REMEDY) from error
+        return cls(connection, uri)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Hypervisor:
+        return self
+
+    def __exit__(self, *_unused: object) -> None:
+        self.close()
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    def domains(self) -> list[SeenDomain]:
+        """Return every running domain. One that goes away between list and look is left out."""
+        with _attempt("list domains of", self.uri):
+            listed = self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+        seen = (self._seen(domain) for domain in listed)
+        return [domain for domain in seen if domain is not None]
+
+    def domain(self, name: str) -> SeenDomain | None:
+        """Return the domain of that name, running or not, or None."""
+        try:
+            found = self._connection.lookupByName(name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise MayflyError("look up domain", name, error.get_error_message(), DAEMON_REMEDY) from error
+        return self._seen(found)
+
+    def _seen(self, domain: t.Any) -> SeenDomain | None:
+        try:
+            return parse(domain.XMLDesc())
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise MayflyError("read domain", domain.name(), error.get_error_message(), DAEMON_REMEDY) from error
+
+    def xml(self, uuid: str) -> str:
+        """Return libvirt's whole description of a domain, empty when there is none any more."""
+        with _attempt("read domain", uuid):
+            try:
+                return self._connection.lookupByUUIDString(uuid).XMLDesc()
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return ""
+                raise
+
+    def states(self) -> dict[str, str]:
+        """Return uuid to state of every domain there is, in one call where the driver has it."""
+        names = {
+            libvirt.VIR_DOMAIN_NOSTATE: "no state",
+            libvirt.VIR_DOMAIN_RUNNING: _RUNNING,
+            libvirt.VIR_DOMAIN_BLOCKED: _RUNNING,
+            libvirt.VIR_DOMAIN_PAUSED: "paused",
+            libvirt.VIR_DOMAIN_SHUTDOWN: "shutting down",
+            libvirt.VIR_DOMAIN_SHUTOFF: "shut off",
+            libvirt.VIR_DOMAIN_CRASHED: "crashed",
+            libvirt.VIR_DOMAIN_PMSUSPENDED: "suspended",
+        }
+        with _attempt("read domain states of", self.uri):
+            try:
+                stats = self._connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+                    raise
+                stats = [(domain, {"state.state": _state_of(domain)}) for domain in self._connection.listAllDomains()]
+        return {domain.UUIDString(): names[values["state.state"]] for domain, values in stats}
+
+    def networks(self) -> dict[str, Network]:
+        """Return the libvirt networks by name."""
+        with _attempt("list networks of", self.uri):
+            return {
+                network.name(): Network(network.name(), bool(network.isActive()), bool(network.isPersistent() and network.autostart()))
+                for network in self._connection.listAllNetworks()
+            }
+
+    def leases(self, networks: t.Iterable[str] | None = None) -> list[Lease]:
+        """Return the unexpired IPv4 leases of the given networks, or of all active ones. One call for each network."""
+        wanted = None if networks is None else set(networks)
+        leases = []
+        with _attempt("read DHCP leases of", self.uri):
+            for network in self._connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE):
+                if wanted is not None and network.name() not in wanted:
+                    continue
+                try:
+                    entries = network.DHCPLeases()
+                except libvirt.libvirtError as error:
+                    # The test driver has none; another network may be stopped between list and look.
+                    if error.get_error_code() in (
+                        libvirt.VIR_ERR_NO_SUPPORT,
+                        libvirt.VIR_ERR_NO_NETWORK,
+                        libvirt.VIR_ERR_OPERATION_INVALID,
+                    ):
+                        continue
+                    raise
+                leases += [
+                    Lease(
+                        network=network.name(),
+                        bridge=entry["iface"],
+                        mac=entry["mac"].lower(),
+                        address=entry["ipaddr"],
+                        client_id=entry.get("clientid") or "",
+                        expiry=entry["expirytime"],
+                    )
+                    for entry in entries
+                    if entry["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4
+                ]
+        return leases
+
+    def node(self) -> Node:
+        """Return memory and processors of the host."""
+        with _attempt("read the capacity of", self.uri):
+            _model, memory_mib, cpus, *_rest = self._connection.getInfo()
+            # getInfo counts NUMA cells and has been seen to miss hot-added memory; the statistics do not.
+            try:
+                stats = self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+                    raise
+                return Node(memory_mib, memory_mib, cpus)
+        reclaimable = stats.get("free", 0) + stats.get("buffers", 0) + stats.get("cached", 0)
+        return Node(stats["total"] // 1024, reclaimable // 1024, cpus)
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of libvirt and of the hypervisor behind it."""
+        with _attempt("read versions of", self.uri):
+            return {
+                "libvirt": _dotted(self._connection.getLibVersion()),
+                self._connection.getType().lower(): _dotted(self._connection.getVersion()),
+            }
+
+    def domain_capabilities(self, accel: str) -> str:
+        """Return the XML of what domains of that acceleration may have, empty when there can be none."""
+        virt_type = "kvm" if accel == "kvm" else "qemu"
+        with _attempt(f"read capabilities of {virt_type} domains of", self.uri):
+            try:
+                return self._connection.getDomainCapabilities(None, "x86_64", "q35", virt_type)
+            except libvirt.libvirtError as error:
+                unknown = (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_CONFIG_UNSUPPORTED, libvirt.VIR_ERR_NO_SUPPORT)
+                if error.get_error_code() in unknown:
+                    return ""
+                raise
+
+    def virt_type(self, accel: str) -> str:
+        """Return the type of a <domain> of that acceleration under this driver."""
+        with _attempt("ask for the driver of", self.uri):
+            if self._connection.getType() == "TEST":
+                return "test"
+        return "kvm" if accel == "kvm" else "qemu"
+
+    # -- changing --------------------------------------------------------------------------------------------------
+
+    def create(self, name: str, xml: str) -> SeenDomain:
+        """Create a transient domain and return it running."""
+        with _attempt("create domain", name, "Look at the reason above and at /var/log/libvirt/qemu/ on the hypervisor."):
+            return parse(self._connection.createXML(xml, libvirt.VIR_DOMAIN_START_VALIDATE).XMLDesc())
+
+    def network_xml(self, name: str) -> str | None:
+        """Return libvirt's description of a network, or None when there is none of that name."""
+        network = self._network(name)
+        if network is None:
+            return None
+        with _attempt("read network", name):
+            return network.XMLDesc()
+
+    def define_network(self, name: str, xml: str) -> None:
+        """Make a network anew: persistent, started now and with the host. When that fails, the old one is put back."""
+        old = self._network(name)
+        before = old.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE) if old is not None else None
+        with _attempt("make network", name, "Is its subnet or bridge in use already? Choose others."):
+            if old is not None:
+                self._drop(old)
+            try:
+                self._start_network(xml)
+            except libvirt.libvirtError:
+                half = self._network(name)
+                if half is not None:
+                    self._drop(half)
+                if before is not None:
+                    self._start_network(before)
+                raise
+
+    def _start_network(self, xml: str) -> None:
+        network = self._connection.networkDefineXML(xml)
+        network.create()
+        network.setAutostart(True)
+
+    def autostart_network(self, name: str) -> None:
+        """Let a network start with the host."""
+        network = self._network(name)
+        if network is not None:
+            with _attempt("change network", name):
+                network.setAutostart(True)
+
+    def remove_network(self, name: str) -> None:
+        """Stop and forget a network."""
+        network = self._network(name)
+        if network is not None:
+            with _attempt("remove network", name):
+                self._drop(network)
+
+    def _network(self, name: str) -> t.Any:
+        try:
+            return self._connection.networkLookupByName(name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
+                return None
+            raise MayflyError("look up network", name, error.get_error_message(), DAEMON_REMEDY) from error
+
+    @staticmethod
+    def _drop(network: t.Any) -> None:
+        persistent = network.isPersistent()
+        if network.isActive():
+            network.destroy()
+        if persistent:
+            network.undefine()
+
+    def destroy(self, name: str, uuid: str) -> bool:
+        """End the domain with that uuid; tell whether there was one. Its namesakes are never touched."""
+        try:
+            self._connection.lookupByUUIDString(uuid).destroy()
+        except libvirt.libvirtError as error:
+            # A transient domain may be gone already, or go between the two calls.
+            if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+                return False
+            raise MayflyError("destroy domain", name, error.get_error_message(), DAEMON_REMEDY) from error
+        return True
+
+
+@contextlib.contextmanager
+def _attempt(attempted: str, target: str, remedy: str = DAEMON_REMEDY) -> t.Iterator[None]:
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise MayflyError(attempted, target, error.get_error_message() or str(error), remedy) from error
+
+
+def _state_of(domain: t.Any) -> int:
+    try:
+        return int(domain.state()[0])
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return int(libvirt.VIR_DOMAIN_SHUTOFF)
+        raise
+
+
+def _dotted(number: int) -> str:
+    return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"

@@ -1,0 +1,159 @@
+# Copyright: the Mayfly authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The verdict as summary.txt: what a person reads first. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._console import death, last_words
+from ._events import failed_tests, first_diagnostic, is_number, suite_label
+from ._verdict import phase_name
+
+SUMMARY_LINES = 40
+
+Data = dict[str, Any]
+
+_TEST_MARKS = {"fail": "FAIL", "error": "ERROR", "timeout": "TIMEOUT", "not_run": "NOT RUN"}
+# Headline, four blocks with their titles and 'and more', blank lines between: 40 lines at most.
+_SUMMARY_TESTS = 5
+_SUMMARY_REASONS = 5
+_SUMMARY_SUITES = 8
+
+
+def to_summary(verdict: Data) -> str:
+    """Return summary.txt: at most 40 lines, the bad news first."""
+    blocks = [
+        [_headline(verdict)],
+        _failed_block(verdict),
+        _reasons_block(verdict),
+        _suites_block(verdict),
+        _facts_block(verdict),
+    ]
+    lines = [_plain(line) for block in blocks if block for line in [*block, ""]][:-1]
+    return "\n".join(lines[:SUMMARY_LINES]) + "\n"
+
+
+def _plain(line: str) -> str:
+    """Names come from the guest: no control characters, no endless lines."""
+    text = "".join(char if char.isprintable() else "\ufffd" for char in line).rstrip()
+    return text if len(text) <= 160 else text[:159] + "\u2026"
+
+
+def _headline(verdict: Data) -> str:
+    tests = verdict["totals"]["tests"]
+    total = sum(tests.values())
+    red = sum(tests[status] for status in ("fail", "error", "timeout"))
+    parts = [f"{red} of {total} tests failed" if red else f"{tests['pass']} of {total} tests passed"]
+    if verdict["verdict"] == "error":
+        parts.insert(0, "no true verdict")
+    parts[:0] = _kernel_parts(verdict["guests"])
+    parts += [f"{tests[status]} {text}" for status, text in _HEADLINE_EXTRAS if tests[status]]
+    what = f"  job {verdict['job']}" if verdict["job"] else ""
+    took = "" if verdict["duration"] is None else f"  {_seconds(verdict['duration'])}"
+    return f"{verdict['verdict'].upper()}  run {verdict['run_id']}{what}  {', '.join(parts)}{took}"
+
+
+_HEADLINE_EXTRAS = (("not_run", "not run"), ("skip", "skipped"), ("known", "known to fail"), ("xpass", "unexpectedly passed"))
+
+
+def _kernel_parts(guests: list[Data]) -> list[str]:
+    """The deaths of kernels, then their complaints."""
+    deaths = {guest["name"]: line for guest in guests if (line := death(guest["console"]))}
+    sick = [guest["name"] for guest in guests if guest["console"]["trouble"] and guest["name"] not in deaths]
+    parts = [f"kernel of {name} panicked: {last_words(line)[:60]}" for name, line in deaths.items()]
+    if len(parts) > 1:
+        parts = [f"kernels of {_some(list(deaths))} panicked"]
+    return parts + ([f"kernel trouble on {_some(sick)}"] if sick else [])
+
+
+def _some(guests: list[str]) -> str:
+    return ", ".join(guests) if len(guests) <= 3 else f"{len(guests)} guests"
+
+
+def _failed_block(verdict: Data) -> list[str]:
+    failed = [test for test in failed_tests(verdict["suites"]) if test["status"] != "not_run"]
+    if not failed:
+        return []
+    lines = ["Failed tests"]
+    for test in failed[:_SUMMARY_TESTS]:
+        name = test["name"] or "(no name)"
+        lines.append(f"  {test['suite']}@{test['guest']}  {test['number']} {name}  {_TEST_MARKS[test['status']]}")
+        lines += [f"      {first_diagnostic(test['message'])}"] if first_diagnostic(test["message"]) else []
+    return lines + _more(len(failed) - _SUMMARY_TESTS)
+
+
+def _reasons_block(verdict: Data) -> list[str]:
+    if not verdict["reasons"]:
+        return []
+    lines = ["Reasons", *(f"  {_one_line(reason)}" for reason in verdict["reasons"][:_SUMMARY_REASONS])]
+    return lines + _more(len(verdict["reasons"]) - _SUMMARY_REASONS)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _more(count: int) -> list[str]:
+    return [f"  and {count} more in verdict.json"] if count > 0 else []
+
+
+def _suites_block(verdict: Data) -> list[str]:
+    """Guest by suite; the bad ones first, so that a long list loses only good news."""
+    suites = sorted(verdict["suites"], key=lambda suite: suite["status"] in ("passed", "skipped"))
+    if not suites:
+        return []
+    rows: list[tuple[str, ...]] = [("suite", "guest", "result", "pass", "fail", "skip", "other", "time")]
+    rows += [_suite_row(suite) for suite in suites[:_SUMMARY_SUITES]]
+    widths = [min(40, max(len(row[column]) for row in rows)) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        left = [f"{cell[:40]:<{width}}" for cell, width in zip(row[:3], widths)]
+        right = [f"{cell:>{width}}" for cell, width in zip(row[3:], widths[3:])]
+        lines.append("  " + "  ".join([*left, *right]))
+    return [*lines, *_more(len(suites) - _SUMMARY_SUITES)]
+
+
+def _suite_row(suite: Data) -> tuple[str, ...]:
+    counts = suite["counts"]
+    failed = counts["fail"] + counts["error"] + counts["timeout"]
+    other = counts["known"] + counts["flaky"] + counts["xpass"] + counts["not_run"]
+    numbers = [str(number) for number in (counts["pass"], failed, counts["skip"], other)]
+    time = "-" if suite["duration"] is None else _seconds(suite["duration"])
+    return (suite["name"], suite["guest"], suite["status"].upper(), *numbers, time)
+
+
+def _facts_block(verdict: Data) -> list[str]:
+    lines = []
+    told = [entry for entry in verdict["phases"] if entry["guest"] is None or entry["status"] == "failed"]
+    phases = [f"{phase_name(entry)} {_phase_time(entry)}" for entry in told]
+    if phases:
+        lines.append("Phases    " + ", ".join(phases))
+    guests = [_guest_text(guest) for guest in verdict["guests"]]
+    if guests:
+        lines.append("Guests    " + ", ".join(guests))
+    unread = [guest["name"] for guest in verdict["guests"] if not guest["console"]["read"]]
+    if unread:
+        lines.append("Console   not read: " + ", ".join(unread))
+    notes = [f"{suite_label(suite)}: {note}" for suite in verdict["suites"] for note in suite["notes"]]
+    lines += [f"Note      {_one_line(note)}" for note in notes[:2]]
+    return [*lines, "Evidence  verdict.json, junit.xml, suites/<suite>/<guest>/, guests/<guest>/"]
+
+
+def _phase_time(entry: Data) -> str:
+    if entry["status"] == "failed":
+        return "FAILED" if entry["duration"] is None else f"FAILED after {_seconds(entry['duration'])}"
+    return "-" if entry["duration"] is None else _seconds(entry["duration"])
+
+
+def _guest_text(guest: Data) -> str:
+    details = [str(guest[key]) for key in ("image", "kernel", "accel") if guest.get(key)]
+    seconds = guest.get("seconds")
+    if isinstance(seconds, dict) and is_number(seconds.get("ready")):
+        details.append(f"ready after {seconds['ready']:.0f} s")
+    return f"{guest['name']} ({', '.join(details)})" if details else str(guest["name"])
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 120 else f"{int(value) // 60} min {int(value) % 60} s"

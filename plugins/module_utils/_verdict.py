@@ -1,0 +1,350 @@
+# Copyright: the Mayfly authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run left behind, judged: its job, its phases, the verdict and the exit code. Pure: text in, data out.
+
+The rule everything here serves: nothing that is missing, torn or contradictory may look like a pass.
+
+Exit code and verdict:
+
+* 2, error: for some suite no true verdict could be had (no result, a torn or contradictory one), or the phase prepare,
+  run or collect failed, or nothing was tested at all. This wins over failed tests, because the list of failures is then
+  not the whole truth.
+* 1, failed: a test failed, timed out or was not run, or a guest's kernel complained, and every suite has a true result.
+  A kernel that died explains what is missing of its guest: an incomplete result, a failed phase run or collect. Then
+  the kernel under test has said no, and nothing else went wrong.
+* 2, error: all is well except that cleanup failed. Failed tests win over this one.
+* 0, passed.
+
+A run in which every suite was skipped has tested nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from ._console import death, last_words, scan_console
+from ._events import NAME, STATUSES, SUITE_STATUSES, deadline_text, is_number, is_text, judge_suite, load_json, optional, suite_label
+
+SCHEMA = 1
+PHASES = ("prepare", "run", "collect", "cleanup")
+
+Data = dict[str, Any]
+
+
+@dataclass
+class Evidence:
+    """The texts a run left, as read from its results directory."""
+
+    run_id: str
+    job: str | None = None
+    phases: str | None = None
+    events: dict[tuple[str, str], str] = field(default_factory=dict)  # by suite and guest
+    consoles: dict[str, str] = field(default_factory=dict)  # by guest
+    facts: dict[str, str] = field(default_factory=dict)  # by guest
+
+
+# --- phases -----------------------------------------------------------------------------------------------------
+
+
+def read_phases(text: str | None) -> tuple[list[Data], list[str]]:
+    """Fold phases.jsonl into one entry for each phase, one for each phase and guest, of the last attempt, and complaints."""
+    entries: dict[tuple[str, str | None], Data] = {}
+    errors = []
+    for number, line in enumerate((text or "").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            _fold_phase(entries, load_json(line))
+        except ValueError as error:
+            errors.append(f"phases.jsonl line {number} cannot be read: {error}")
+    phases = sorted(entries.values(), key=lambda entry: (PHASES.index(entry["phase"]), entry["guest"] or ""))
+    return phases, errors + _unended(phases)
+
+
+def _fold_phase(entries: dict[tuple[str, str | None], Data], line: Any) -> None:
+    if not isinstance(line, dict) or line.get("phase") not in PHASES or line.get("event") not in ("start", "end"):
+        raise ValueError("it needs a phase and an event, start or end")
+    if not is_number(line.get("time")) or line["time"] > 32503680000:  # the year 3000
+        raise ValueError(f"it has the time {line.get('time')!r:.40}")
+    if not optional(is_text)(line.get("guest")):
+        raise ValueError(f"it has the guest {line['guest']!r:.40}")
+    phase, guest, time = line["phase"], line.get("guest"), line["time"]
+    if line["event"] == "start":
+        if guest is None:  # a new attempt: what its guests said belongs to the old one
+            for old in [key for key in entries if key[0] == phase]:
+                del entries[old]
+        entries[phase, guest] = _phase_entry(phase, guest, started=time)
+        return
+    entry = entries.setdefault((phase, guest), _phase_entry(phase, guest))
+    begun = entry["started"]
+    entry["status"] = "ok" if line.get("status") == "ok" else "failed"
+    entry["error"] = None if entry["status"] == "ok" else str(line.get("error") or "no reason was recorded")
+    entry["duration"] = None if begun is None else round(max(0.0, time - begun), 3)
+    entry["ended"] = time
+
+
+def _phase_entry(phase: str, guest: str | None, started: float | None = None) -> Data:
+    entry = {"phase": phase, "guest": guest, "status": "unfinished", "started": started}
+    return {**entry, "ended": None, "duration": None, "error": None}
+
+
+def _unended(phases: list[Data]) -> list[str]:
+    """Phases that began and never ended. The verdict is made in collect, so collect and cleanup may be under way."""
+    last = max((PHASES.index(entry["phase"]) for entry in phases), default=0)
+    return [
+        f"the phase {phase_name(entry)} began and never ended"
+        for entry in phases
+        if entry["status"] == "unfinished" and (entry["phase"] in ("prepare", "run") or PHASES.index(entry["phase"]) < last)
+    ]
+
+
+def phase_name(entry: Data) -> str:
+    return f"{entry['phase']} of {entry['guest']}" if entry["guest"] else str(entry["phase"])
+
+
+# --- the job ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Job:
+    """What was asked for."""
+
+    run_id: str
+    name: str | None = None
+    created: str | None = None
+    guests: list[Data] = field(default_factory=list)
+    asked: list[tuple[str, str, str | None]] = field(default_factory=list)  # suite, guest, parser
+    environment: Data = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+
+
+def read_job(text: str | None, run_id: str) -> Job:
+    """Read job.json; what is wrong with it becomes errors, because a job that cannot be read cannot have passed."""
+    job = Job(run_id=run_id)
+    if text is None:
+        job.errors.append("there is no job.json: it is unknown what was asked for")
+        return job
+    try:
+        raw = load_json(text)
+        if not isinstance(raw, dict):
+            raise ValueError("not a JSON object")
+    except ValueError as error:
+        job.errors.append(f"job.json cannot be read: {error}")
+        return job
+    job.run_id = str(raw.get("run_id") or run_id)
+    job.name = None if raw.get("job") is None else str(raw["job"])
+    job.created = None if raw.get("created") is None else str(raw["created"])
+    known = ("run_id", "job", "created", "guests", "suites", "environment")
+    inner = raw.get("environment")
+    job.environment = {key: value for key, value in raw.items() if key not in known}
+    job.environment.update(inner if isinstance(inner, dict) else {})
+    job.guests = _named(raw, "guests", job.errors)
+    suites = _named(raw, "suites", job.errors)
+    if not suites:
+        job.errors.append("job.json asks for no suite")
+    for suite in suites:
+        _ask(job, suite)
+    return job
+
+
+def _named(raw: Data, key: str, errors: list[str]) -> list[Data]:
+    """The list of objects with unique, path-safe names under a key."""
+    entries = raw.get(key)
+    if not isinstance(entries, list):
+        errors.append(f"job.json has no list of {key}")
+        return []
+    good: list[Data] = []
+    for entry in entries:
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            errors.append(f"job.json has an entry in {key} without a usable name: {entry!r:.80}")
+        elif name in [other["name"] for other in good]:
+            errors.append(f"job.json has the name '{name}' twice in {key}")
+        else:
+            good.append(entry)
+    return good
+
+
+def _ask(job: Job, suite: Data) -> None:
+    names = [guest["name"] for guest in job.guests]
+    wanted = suite.get("guests")
+    if wanted is None:
+        wanted = names
+    if not isinstance(wanted, list) or not wanted:
+        job.errors.append(f"the suite '{suite['name']}' is asked for on no guest")
+        return
+    for guest in wanted:
+        if guest in names:
+            job.asked.append((suite["name"], guest, suite.get("parser")))
+        else:
+            job.errors.append(f"the suite '{suite['name']}' is asked for on '{guest}', which is no guest of the job")
+
+
+# --- the verdict ------------------------------------------------------------------------------------------------
+
+
+def judge(evidence: Evidence) -> Data:
+    """Return the content of verdict.json. The same evidence always gives the same verdict."""
+    job = read_job(evidence.job, evidence.run_id)
+    phases, phase_errors = read_phases(evidence.phases)
+    suites = [judge_suite(suite, guest, evidence.events.get((suite, guest)), parser) for suite, guest, parser in job.asked]
+    suites += _unasked(evidence, job)
+    guests = [_judge_guest(guest, evidence) for guest in job.guests]
+    guests += [
+        _judge_guest({"name": name}, evidence) for name in sorted(evidence.consoles) if name not in [guest["name"] for guest in job.guests]
+    ]
+    dead = {guest["name"] for guest in guests if death(guest["console"])}
+    died = [suite for suite in suites if _died_with_guest(suite, dead)]
+    others = [suite for suite in suites if not _died_with_guest(suite, dead)]
+    failures, explained, cleanup = _phase_failures(phases, dead)
+    infrastructure = job.errors + phase_errors + failures
+    if all(suite["status"] == "skipped" for suite in suites):
+        infrastructure.append("nothing was tested" + (": every suite was skipped" if suites else ""))
+    exit_code = _exit_code(others, guests, infrastructure, cleanup)
+    started, ended = _span(job, phases)
+    return {
+        "schema": SCHEMA,
+        "run_id": job.run_id,
+        "job": job.name,
+        "verdict": ("passed", "failed", "error")[exit_code],
+        "exit_code": exit_code,
+        "reasons": _kernel_reasons(guests) + _suite_reasons(others) + infrastructure + _suite_reasons(died) + explained + cleanup,
+        "started": _iso(started),
+        "ended": _iso(ended),
+        "duration": None if started is None or ended is None else round(max(0.0, ended - started), 3),
+        "environment": job.environment,
+        "phases": [{**entry, "started": _iso(entry["started"]), "ended": _iso(entry["ended"])} for entry in phases],
+        "guests": guests,
+        "suites": [{**suite, "started": _iso(suite["started"])} for suite in suites],
+        "totals": _totals(suites),
+    }
+
+
+def _exit_code(suites: list[Data], guests: list[Data], infrastructure: list[str], cleanup: list[str]) -> int:
+    """Judge by the suites that did not die with their guest; of those that did, the guest's console tells."""
+    statuses = {suite["status"] for suite in suites}
+    if infrastructure or "error" in statuses:
+        return 2
+    if statuses & {"failed", "timeout"} or any(guest["console"]["trouble"] for guest in guests):
+        return 1
+    return 2 if cleanup else 0
+
+
+def _died_with_guest(suite: Data, dead: set[str]) -> bool:
+    """Tell whether a dead kernel explains all that is wrong with a suite's result."""
+    return suite["guest"] in dead and bool(suite["incomplete"])
+
+
+def _unasked(evidence: Evidence, job: Job) -> list[Data]:
+    """Results that are there although nobody asked for them: judged, and an error, for something is not as it seems."""
+    asked = {(suite, guest) for suite, guest, _parser in job.asked}
+    results = []
+    for suite, guest in sorted(set(evidence.events) - asked):
+        result = judge_suite(suite, guest, evidence.events[suite, guest])
+        result["errors"].append("the job did not ask for this suite on this guest")
+        result.update(status="error", incomplete=False)
+        results.append(result)
+    return results
+
+
+def _judge_guest(guest: Data, evidence: Evidence) -> Data:
+    name = guest["name"]
+    console = evidence.consoles.get(name)
+    # A console nobody read must not look like a quiet one.
+    scanned = {"read": False, "lines": 0, "trouble": []} if console is None else scan_console(console)
+    judged = {**guest, "console": scanned}
+    if name in evidence.facts:
+        try:
+            judged["facts"] = load_json(evidence.facts[name])
+        except ValueError as error:
+            judged["facts"] = {"unreadable": str(error)}
+    return judged
+
+
+def _phase_failures(phases: list[Data], dead: set[str]) -> tuple[list[str], list[str], list[str]]:
+    """What failed: of the infrastructure, with a guest whose kernel died, and in cleanup."""
+    infrastructure: list[str] = []
+    explained: list[str] = []
+    cleanup: list[str] = []
+    for entry in phases:
+        if entry["phase"] == "cleanup":
+            kind = cleanup
+        else:
+            kind = explained if entry["phase"] in ("run", "collect") and entry["guest"] in dead else infrastructure
+        if entry["status"] == "failed":
+            kind.append(f"{phase_name(entry)} failed: {entry['error']}")
+    return infrastructure, explained, cleanup
+
+
+def _kernel_reasons(guests: list[Data]) -> list[str]:
+    """Deaths first."""
+    sick = [guest for guest in guests if guest["console"]["trouble"]]
+    return [_kernel_reason(guest) for guest in sorted(sick, key=lambda guest: death(guest["console"]) is None)]
+
+
+def _kernel_reason(guest: Data) -> str:
+    trouble, died = guest["console"]["trouble"], death(guest["console"])
+    first = f"{trouble[0]['text']} (console line {trouble[0]['line']})"
+    if died is None:
+        return f"kernel of {guest['name']}: {first}{_and_more(len(trouble) - 1)}"
+    text = f"kernel of {guest['name']} panicked: {last_words(died)} (console line {died['line']})"
+    if trouble[0] is died:
+        return text + _and_more(len(trouble) - 1)
+    return f"{text} after {first}{_and_more(len(trouble) - 2)}"
+
+
+def _and_more(count: int) -> str:
+    return f" and {count} more" if count else ""
+
+
+def _suite_reasons(suites: list[Data]) -> list[str]:
+    reasons = []
+    for suite in suites:
+        label, counts = suite_label(suite), suite["counts"]
+        failed = counts["fail"] + counts["error"] + counts["timeout"]
+        if suite["timed_out"]:
+            reasons.append(f"{label}: {deadline_text(suite)}")
+        if failed and not (suite["timed_out"] and suite["parser"] == "exit_code"):
+            reasons.append(f"{label}: {failed} of {suite['planned'] or suite['seen']} tests failed")
+        if counts["not_run"] and not (suite["timed_out"] or suite["errors"]):
+            reasons.append(f"{label}: {counts['not_run']} tests were not run")
+        reasons += [f"{label}: {error}" for error in suite["errors"]]
+    return reasons
+
+
+def _totals(suites: list[Data]) -> Data:
+    tests: Counter[str] = Counter()
+    for suite in suites:
+        tests.update(suite["counts"])
+    statuses = Counter(suite["status"] for suite in suites)
+    return {
+        "tests": {status: tests[status] for status in STATUSES},
+        "suites": {status: statuses[status] for status in SUITE_STATUSES},
+    }
+
+
+def _span(job: Job, phases: list[Data]) -> tuple[float | None, float | None]:
+    times = [time for entry in phases for time in (entry["started"], entry["ended"]) if time is not None]
+    begun = [entry["started"] for entry in phases if entry["started"] is not None]
+    return min(begun, default=_epoch(job.created)), max(times, default=None)
+
+
+def _epoch(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def _iso(time: float | None) -> str | None:
+    """Seconds since the epoch as text; None for a time no calendar has, because a guest's clock may say anything."""
+    if time is None or time > 32503680000:
+        return None
+    return datetime.fromtimestamp(time, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
