@@ -1,0 +1,619 @@
+# Copyright: the Mayfly authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Action mayfly.virt.suite: start a suite in a guest, show its events as they come, keep what it left.
+
+A round trip to an emulated guest costs a second and a Python there costs more, so a suite takes as few as it can: one
+that carries everything over and starts the runner, one for each batch of news, and one that brings the output back.
+
+The guest is not trusted. Its events are data, its text is stripped of control characters before it is shown, and of the
+archive it sends only the expected names are read, as plain files of bounded size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import gzip
+import io
+import json
+import os
+import posixpath
+import queue
+import re
+import secrets
+import shlex
+import signal
+import tarfile
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ansible import constants as C
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleFileNotFound
+from ansible.plugins.action import ActionBase
+from ansible.plugins.connection import ConnectionBase
+from ansible.utils.display import Display
+
+from ansible_collections.mayfly.virt.plugins.module_utils import _events
+
+RUNNER = Path(__file__).resolve().parents[2] / "extensions" / "suite_runner" / "mayfly_suite_runner.py"
+
+POLL = 20  # seconds the guest waits for news before it answers that there is none
+FETCH = 60  # seconds the guest may take to pack its output
+POLL_INTERVAL = 0.5  # news that come faster are shown together: each poll costs the guest processor time
+RETRY_PAUSE = 1.0
+CHUNK = 1024 * 1024  # of events in one answer
+EVENTS_LIMIT = 64 * 1024 * 1024
+LOGS = ("stdout.log", "stderr.log", "runner.log")
+LOG_LIMIT = 17 * 1024 * 1024  # the runner's own limit and its note
+ARCHIVE_LIMIT = 32 * 1024 * 1024  # packed, as it comes from the guest
+SLACK = 30  # beyond the deadline: the runner ends its processes and writes down how
+NAME_SHOWN = 120
+
+MARK = "=mayfly=\n"  # before it: whatever a login shell prints
+RUNNER_GONE = 90
+REBOOTED = 91
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "name": {"type": "str", "required": True},
+    "command": {"type": "str"},
+    "argv": {"type": "list", "elements": "str"},
+    "parser": {"type": "str", "choices": ["tap", "exit_code"], "default": "tap"},
+    "deadline": {"type": "int", "default": 600},
+    "environment": {"type": "dict", "default": {}},
+    "chdir": {"type": "str"},
+    "source": {"type": "str"},
+    "results": {"type": "path", "required": True},
+    "guest": {"type": "str"},
+    "remote_dir": {"type": "str", "default": "/var/lib/mayfly-suite"},
+    "python": {"type": "str"},
+    "lost_after": {"type": "int", "default": 60},
+    "fail_on_tests": {"type": "bool", "default": False},
+}
+
+display = Display()
+
+
+class ContactFailed(Exception):
+    """One attempt to reach the guest failed."""
+
+
+class SuiteBroken(Exception):
+    """The suite has no true result; the message says why."""
+
+
+class GuestLost(SuiteBroken):
+    """The guest could not be reached again in time."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One suite on one guest, as the task asks for it."""
+
+    suite: str
+    guest: str
+    command: str | list[str]
+    parser: str
+    deadline: int
+    environment: dict[str, str]
+    chdir: str | None
+    source: Path | None
+    results: Path
+    base: str  # directory in the guest, of this run alone
+    python: str
+    lost_after: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.suite}@{self.guest}"
+
+    @property
+    def directory(self) -> Path:
+        return self.results / "suites" / self.suite / self.guest
+
+    def spec(self) -> bytes:
+        """The runner's specification."""
+        spec = {
+            "suite": self.suite,
+            "command": self.command,
+            "parser": self.parser,
+            "deadline": self.deadline,
+            "environment": self.environment,
+            "cwd": posixpath.join(self.base, "work", self.chdir or ""),
+        }
+        return json.dumps(spec).encode("ascii")
+
+
+# --- to the guest -----------------------------------------------------------------------------------------------
+
+
+def pack(request: Request) -> bytes:
+    """Return runner, specification and source as one compressed archive."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=3, format=tarfile.PAX_FORMAT) as archive:
+        for name, content in (("runner.py", RUNNER.read_bytes()), ("spec.json", request.spec())):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        if request.source is None:
+            work = tarfile.TarInfo("work")
+            work.type, work.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(work)
+        else:
+            archive.add(request.source, arcname="work", filter=_owned_by_nobody_here)
+    return buffer.getvalue()
+
+
+def _owned_by_nobody_here(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Accounts of the controller mean nothing in the guest; sockets and devices are no source."""
+    if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+        return None
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
+
+
+def start_command(request: Request) -> str:
+    """Shell text that unpacks the archive on its standard input, starts the runner and prints its pid."""
+    base = shlex.quote(request.base)
+    return "\n".join(
+        [
+            "set -e; umask 022",
+            f"mkdir -p {shlex.quote(posixpath.dirname(request.base))}",
+            f"mkdir {base}",  # fails if it exists: nothing of an earlier run is taken for ours
+            f"tar -xzf - --no-same-owner -C {base}",
+            f"cd {base}",
+            f"pid=$({shlex.quote(request.python)} runner.py start --spec spec.json --dir out)",
+            "read -r boot < /proc/sys/kernel/random/boot_id",
+            'echo "mayfly $pid $boot"',
+        ]
+    )
+
+
+def poll_command(request: Request, runner: Runner, offset: int, wait: int) -> str:
+    """Shell text that waits for events beyond the offset and prints them.
+
+    tail sleeps until the file grows or the runner ends, so waiting costs the guest nothing. Whether the runner lives is
+    looked up before the last read: when it is gone, that read has everything.
+    """
+    path = shlex.quote(posixpath.join(request.base, "out", "events.jsonl"))
+    first = offset + 1
+    return "\n".join(
+        [
+            f"timeout {wait} tail -c +{first} -f --pid={runner.pid} {path} 2>/dev/null | head -n 1 >/dev/null",
+            "read -r boot < /proc/sys/kernel/random/boot_id",
+            "r=0",
+            f"[ -d /proc/{runner.pid} ] || r={RUNNER_GONE}",
+            f'[ "$boot" = {runner.boot} ] || r={REBOOTED}',
+            f"printf '%s\\n' {MARK.strip()}",
+            f"tail -c +{first} {path} | head -c {CHUNK}",
+            "exit $r",
+        ]
+    )
+
+
+def fetch_command(request: Request) -> str:
+    """Shell text that prints the suite's output as one archive."""
+    out = shlex.quote(posixpath.join(request.base, "out"))
+    names = " ".join(LOGS)
+    return f"printf '%s\\n' {MARK.strip()}; cd {out} && tar -czf - {names} 2>/dev/null | head -c {ARCHIVE_LIMIT}"
+
+
+@dataclass(frozen=True)
+class Runner:
+    """The runner in the guest."""
+
+    pid: int
+    boot: str
+
+
+# --- from the guest ---------------------------------------------------------------------------------------------
+
+
+def unpack(archive: bytes) -> tuple[dict[str, bytes], list[str]]:
+    """Return the logs in an archive by name, and complaints. Anything but the expected plain files is left out."""
+    limit = len(LOGS) * (LOG_LIMIT + 64 * 1024)
+    logs: dict[str, bytes] = {}
+    complaints: list[str] = []
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(archive)) as packed:
+            plain = packed.read(limit + 1)  # a small archive may unpack to anything
+        if len(plain) > limit:
+            return {}, [f"the archive of the output unpacks to more than {limit} bytes"]
+        with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as tar:
+            for member in tar:
+                _unpack_member(tar, member, logs, complaints)
+    except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
+        complaints.append(f"the archive of the output cannot be read: {error}")
+    missing = [name for name in LOGS if name not in logs]
+    if missing:
+        complaints.append(f"not fetched: {', '.join(missing)}")
+    return logs, complaints
+
+
+def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, logs: dict[str, bytes], complaints: list[str]) -> None:
+    if member.name not in LOGS or member.name in logs or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+        complaints.append(f"left out {printable(member.name)!r}: only plain files {', '.join(LOGS)} are taken, once each")
+        return
+    file = tar.extractfile(member)
+    if file is not None:
+        logs[member.name] = file.read(LOG_LIMIT)
+    if member.size > LOG_LIMIT:
+        complaints.append(f"{member.name} was cut after {LOG_LIMIT} of {member.size} bytes")
+
+
+class EventStream:
+    """Events as they arrive: kept byte for byte in a file on the controller, and handed out one by one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._rest = b""
+        self.offset = 0
+        self.ended = False
+
+    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
+        self._file.write(data)
+        self._file.flush()
+        self.offset += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            try:
+                event = _events.parse_event(line.decode("utf-8"))
+            except ValueError as error:  # it is in the file, where the verdict will find it
+                event = {"event": "unreadable", "error": str(error)}
+            self.ended = self.ended or event["event"] == "suite_end"
+            yield event
+
+
+# --- what a person sees -----------------------------------------------------------------------------------------
+
+COLOURS = {
+    "pass": C.COLOR_OK,
+    "skip": C.COLOR_SKIP,
+    "known": C.COLOR_SKIP,
+    "xpass": C.COLOR_CHANGED,
+    "flaky": C.COLOR_CHANGED,
+}
+
+
+def printable(text: str) -> str:
+    """Make text of the guest safe for a terminal and a CI log: one line, no control characters."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
+class Screen:
+    """Turns events into lines."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.seen = 0
+        self.planned: int | None = None
+
+    def lines(self, event: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
+        """Yield the lines of one event, each with its colour."""
+        kind = event["event"]
+        if kind == "plan":
+            self.planned = event["count"]
+            if self.planned == 0:
+                yield self._line(f"skipped: {event['reason'] or 'no reason given'}"), C.COLOR_SKIP
+        elif kind == "test":
+            self.seen += 1
+            yield from self._test(event)
+        elif kind == "bail_out":
+            yield self._line(f"bail out: {event['reason']}"), C.COLOR_ERROR
+        elif kind == "suite_end":
+            yield self._end(event)
+        elif kind == "unreadable":
+            yield self._line(f"unreadable event: {event['error']}"), C.COLOR_ERROR
+
+    def _line(self, text: str) -> str:
+        return f"  {self.label}  {printable(text)}"
+
+    def _test(self, event: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
+        status = event["status"]
+        colour = COLOURS.get(status, C.COLOR_ERROR)
+        plan = "" if self.planned is None else f"/{self.planned}"
+        name = event["name"][:NAME_SHOWN] or f"test {event['number']}"
+        yield self._line(f"{self.seen}{plan} {name} \u2026 {status.upper()} {event['duration']:.1f} s"), colour
+        diagnostic = _events.first_diagnostic(event["message"])
+        if status in _events.RED_STATUSES and diagnostic:
+            yield self._line(f"    {diagnostic[:NAME_SHOWN]}"), colour
+
+    def _end(self, event: dict[str, Any]) -> tuple[str, str | None]:
+        if event["timed_out"]:
+            how = "stopped at its deadline"
+        elif event["error"]:
+            how = f"error: {event['error']}"
+        elif event["signal"]:
+            how = f"ended by {event['signal']}"
+        else:
+            how = f"ended with exit status {event['exit_status']}"
+        good = not event["timed_out"] and not event["error"] and event["exit_status"] == 0
+        text = f"{how}, {self.seen} tests seen, {event['duration']:.1f} s"
+        return self._line(text), None if good else C.COLOR_ERROR
+
+
+# --- the connection ---------------------------------------------------------------------------------------------
+
+
+def children() -> set[int]:
+    """The processes this one started, as far as the kernel tells."""
+    pids: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError):  # that thread has ended
+            pids.update(int(pid) for pid in path.read_text().split())
+    return pids
+
+
+def bounded(call: Callable[[], Any], limit: float) -> Any:
+    """Return what the call returns; when it takes longer, end the processes it started and raise ContactFailed.
+
+    A guest whose kernel hangs does not close its connections: without a limit here, ssh would wait for ever.
+    """
+    answers: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(1)
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        try:
+            answers.put((context.run(call), None))
+        except BaseException as error:  # raised again below, in the thread that asked
+            answers.put((None, error))
+
+    before = children()
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        answer, error = answers.get(timeout=limit)
+    except queue.Empty:
+        for pid in children() - before:
+            with contextlib.suppress(ProcessLookupError):  # it ended in between, which is what we want
+                os.kill(pid, signal.SIGTERM)
+        # The multiplexing ssh holds our pipes, so the connection plugin may notice only at its next look, after 12 s.
+        thread.join(15)
+        raise ContactFailed(f"no answer within {limit:.0f} s") from None
+    if error is not None:
+        raise error
+    return answer
+
+
+class Contact:
+    """Runs commands in the guest, patient with a connection that breaks."""
+
+    def __init__(self, action: ActionModule, lost_after: int) -> None:
+        self._action = action
+        self._lost_after = lost_after
+
+    def once(self, command: str, data: bytes, limit: float) -> tuple[int, bytes, str]:
+        """Run a command; return its exit status, output and error text."""
+        try:
+            # With data on standard input there is no pseudo-terminal, which would rewrite line ends.
+            answer = bounded(lambda: self._action.execute(command, data), limit)
+        except AnsibleConnectionFailure as error:
+            raise ContactFailed(str(error)) from error
+        status = answer["rc"]
+        if status == 255 or status < 0:
+            raise ContactFailed(f"the connection ended with {status}: {answer['stderr'].strip()[:500]}")
+        # The output was decoded with surrogateescape, so this gives the very bytes back.
+        return status, answer["stdout"].encode("utf-8", "surrogateescape"), answer["stderr"]
+
+    def ask(self, command: str, wait: float) -> tuple[int, bytes, str]:
+        """Run a command that may take 'wait' seconds and may be run again; return its status, output after the mark, errors."""
+        began = time.monotonic()
+        limit = wait + self._lost_after / 2
+        silent_since = None
+        while True:
+            try:
+                status, output, errors = self.once(command, b"\n", limit)
+                _noise, mark, output = output.partition(MARK.encode())
+                if not mark:
+                    raise ContactFailed(f"the answer is not ours: {errors.strip()[:500]}")
+            except ContactFailed as error:
+                now = time.monotonic()
+                silent_since = min(now, began + wait) if silent_since is None else silent_since
+                limit = silent_since + self._lost_after - now
+                if limit <= 0:
+                    raise GuestLost(f"guest lost: not reached for {self._lost_after} s; last error: {error}") from error
+                self._action.reset_connection()
+                time.sleep(min(RETRY_PAUSE, limit))  # a refused connection fails at once; do not storm the guest
+                limit += wait
+                continue
+            return status, output, errors
+
+
+# --- the action -------------------------------------------------------------------------------------------------
+
+
+class ActionModule(ActionBase):
+    """Run a suite in a guest."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        _validated, options = self.validate_argument_spec(
+            argument_spec=ARGUMENTS,
+            mutually_exclusive=[["command", "argv"]],
+            required_one_of=[["command", "argv"]],
+        )
+        request = self._request(options, task_vars or {})
+        self._check_connection()
+        result.update(changed=True, suite=request.suite, guest=request.guest)
+        if self._task.check_mode:
+            return {**result, "msg": "The suite was not run, because this is check mode."}
+        contact = Contact(self, request.lost_after)
+        with self._open_events(request) as file:
+            broken = self._run_suite(request, contact, EventStream(file))
+        result.update(self._outcome(request))
+        if broken is not None:
+            result.update(failed=True, status="error", msg=f"Could not run the suite '{request.label}': {broken}.")
+        elif options["fail_on_tests"] and result["status"] not in ("passed", "skipped"):
+            result.update(failed=True, msg=f"The suite '{request.label}' ended with status {result['status']}.")
+        return result
+
+    def execute(self, command: str, data: bytes) -> dict[str, Any]:
+        """Run shell text in the guest with data on its standard input."""
+        return self._low_level_execute_command(command, in_data=data, encoding_errors="surrogateescape")
+
+    def reset_connection(self) -> None:
+        """Forget a connection that no longer answers, so that the next attempt makes a new one."""
+        if type(self._connection).reset is not ConnectionBase.reset:
+            self._connection.reset()
+
+    def _request(self, options: dict[str, Any], task_vars: dict[str, Any]) -> Request:
+        """Turn the task's options into a request; refuse what cannot work."""
+        guest = options["guest"] or task_vars["inventory_hostname"]
+        for option, name in (("name", options["name"]), ("guest", guest)):
+            if not _events.NAME.fullmatch(name):
+                raise AnsibleActionFail(
+                    f"The {option} '{name}' is refused: it becomes a directory, so it must match {_events.NAME.pattern}."
+                )
+        for option in ("deadline", "lost_after"):
+            if options[option] <= 0:
+                raise AnsibleActionFail(f"The {option} {options[option]} is refused: it must be a positive number of seconds.")
+        if not options["remote_dir"].startswith("/"):
+            raise AnsibleActionFail(f"The remote_dir '{options['remote_dir']}' is refused: it must be an absolute path.")
+        return Request(
+            suite=str(options["name"]),
+            guest=str(guest),
+            command=options["command"] or list(options["argv"]),
+            parser=options["parser"],
+            deadline=options["deadline"],
+            environment={str(name): str(value) for name, value in options["environment"].items()},
+            chdir=options["chdir"],
+            source=self._source(options["source"]),
+            results=Path(self._loader.path_dwim(options["results"])),
+            base=posixpath.join(options["remote_dir"], f"{options['name']}-{secrets.token_hex(4)}"),
+            python=options["python"] or self._guest_python(task_vars),
+            lost_after=options["lost_after"],
+        )
+
+    def _source(self, source: str | None) -> Path | None:
+        if source is None:
+            return None
+        try:
+            path = Path(self._find_needle("files", source))
+        except AnsibleFileNotFound:
+            # Without its cause, which lists each path that Ansible tried.
+            raise AnsibleActionFail(
+                f"The source '{source}' does not exist on the controller; a relative one is looked for in files/ of role and play, "
+                "and that of a job relative to the working directory of ansible-playbook."
+            ) from None
+        if not path.is_dir():
+            raise AnsibleActionFail(f"The source '{path}' is no directory.")
+        return path
+
+    def _guest_python(self, task_vars: dict[str, Any]) -> str:
+        configured = str(self._templar.template(task_vars.get("ansible_python_interpreter")) or "auto")
+        return "/usr/bin/python3" if configured.startswith("auto") else configured
+
+    def _check_connection(self) -> None:
+        if not self._connection.has_pipelining:
+            raise AnsibleActionFail(
+                f"The connection plugin '{self._connection.transport}' cannot send data to a command. Use ssh or local."
+            )
+
+    def _open_events(self, request: Request) -> BinaryIO:
+        """Create the event file; a result that is there already is never overwritten or added to."""
+        path = request.directory / "events.jsonl"
+        try:
+            request.directory.mkdir(parents=True, exist_ok=True)
+            return path.open("xb")
+        except FileExistsError as error:
+            raise AnsibleActionFail(
+                f"The suite '{request.label}' has a result already in '{path}'. Use the results directory of a new run."
+            ) from error
+        except OSError as error:
+            raise AnsibleActionFail(f"Could not make the event file '{path}': {error.strerror}.") from error
+
+    def _run_suite(self, request: Request, contact: Contact, events: EventStream) -> str | None:
+        """Run the suite from start to fetched output; return why it has no true result, or None."""
+        broken = None
+        try:
+            runner = self._start(request, contact)
+        except (ContactFailed, SuiteBroken) as error:
+            return f"it cannot be started: {error}"
+        try:
+            self._follow(request, contact, runner, events)
+        except GuestLost as error:
+            return str(error)
+        except SuiteBroken as error:
+            broken = str(error)
+        try:
+            self._fetch(request, contact)
+        except SuiteBroken as error:
+            display.warning(f"{request.label}: the output was not fetched: {error}")
+        return broken
+
+    def _start(self, request: Request, contact: Contact) -> Runner:
+        payload = pack(request)
+        limit = POLL + request.lost_after + len(payload) / 100_000  # a slow guest takes 100 kB a second
+        status, output, errors = contact.once(start_command(request), payload, limit)
+        found = re.search(rb"^mayfly (\d+) ([0-9a-f-]{36})\s*$", output, re.MULTILINE)
+        if status != 0 or found is None:
+            raise SuiteBroken(f"exit status {status}: {printable(errors.strip())[:1000] or 'no message'}")
+        return Runner(int(found[1]), found[2].decode())
+
+    def _follow(self, request: Request, contact: Contact, runner: Runner, events: EventStream) -> None:
+        """Show events until suite_end; raise SuiteBroken if it cannot come any more."""
+        screen = Screen(request.label)
+        limit = time.monotonic() + request.deadline + SLACK + request.lost_after
+        while not events.ended:
+            asked = time.monotonic()
+            if asked > limit:
+                raise SuiteBroken(f"the runner did not end the suite {request.deadline} s after its start, nor soon after")
+            status, output, errors = contact.ask(poll_command(request, runner, events.offset, POLL), POLL)
+            for event in events.feed(output):
+                self._show(screen, event)
+            if events.ended:
+                return
+            if events.offset > EVENTS_LIMIT:
+                raise SuiteBroken(f"the suite made more than {EVENTS_LIMIT} bytes of events")
+            if status != 0 and len(output) < CHUNK:
+                raise SuiteBroken(_why_gone(status, errors))
+            time.sleep(max(0.0, asked + POLL_INTERVAL - time.monotonic()))
+
+    def _show(self, screen: Screen, event: dict[str, Any]) -> None:
+        if not self._task.no_log:
+            for text, colour in screen.lines(event):
+                display.display(text, color=colour)
+
+    def _fetch(self, request: Request, contact: Contact) -> None:
+        """Bring the suite's output to the controller."""
+        _status, output, _errors = contact.ask(fetch_command(request), FETCH)
+        logs, complaints = unpack(output)
+        for name, content in logs.items():
+            (request.directory / name).write_bytes(content)
+        for complaint in complaints:
+            display.warning(f"{request.label}: {complaint}")
+
+    def _outcome(self, request: Request) -> dict[str, Any]:
+        """Judge the events as the verdict will."""
+        path = request.directory / "events.jsonl"
+        text = path.read_text("utf-8", "replace")
+        if not text:
+            path.unlink()  # nothing was heard of the suite, so another attempt may begin here
+        judged = _events.judge_suite(request.suite, request.guest, text or None, request.parser)
+        names = ("status", "counts", "planned", "seen", "exit_status", "timed_out", "errors")
+        failed = [test for test in _events.failed_tests([judged]) if test["status"] != "not_run"]
+        return {
+            **{name: judged[name] for name in names},
+            "events": str(path),
+            "failed_tests": [
+                {"number": test["number"], "name": test["name"], "message": (test["message"] or "")[:2000]} for test in failed[:100]
+            ],
+        }
+
+
+def _why_gone(status: int, errors: str) -> str:
+    if status == RUNNER_GONE:
+        return "the runner in the guest went away without ending the suite"
+    if status == REBOOTED:
+        return "the guest was booted again while the suite ran"
+    return f"the guest answered with exit status {status}: {printable(errors.strip())[:500]}"

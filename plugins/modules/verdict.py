@@ -1,0 +1,223 @@
+#!/usr/bin/python
+# Copyright: the Mayfly authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module mayfly.virt.verdict: judge a run by what it left behind."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: verdict
+short_description: Turn the results of a run into a verdict
+version_added: 0.1.0
+description:
+  - Reads the results directory of a run and writes C(verdict.json), C(junit.xml) and C(summary.txt) into it.
+  - Each suite that was asked for on a guest needs a complete and consistent result; a missing, torn or contradictory
+    one makes the verdict V(error), never V(passed).
+  - The consoles of the guests are searched for kernel panics, oopses, warnings, stalls and lockups. Any of them makes
+    the verdict at least V(failed), whatever the suites say.
+  - A kernel panic explains why the suites on that guest have no complete result and why the phases C(run) and C(collect)
+    failed there, so all this together is V(failed) and not V(error), for it is the tested kernel that said no.
+  - A red verdict does not fail the task. Test RV(exit_code) where the job should end.
+author:
+  - The Mayfly authors (@mayfly)
+options:
+  results:
+    description:
+      - The results directory of the run, on the host the module runs on, which is the controller.
+      - It holds C(job.json) and C(phases.jsonl) and the directories C(suites) and C(guests).
+    type: path
+    required: true
+attributes:
+  check_mode:
+    description: Can run in check mode and return the same verdict without writing a file.
+    support: full
+  diff_mode:
+    description: Returns details on what has changed when in diff mode.
+    support: none
+  idempotent:
+    description: The same results give the same files, and the second run reports no change.
+    support: full
+seealso:
+  - module: mayfly.virt.suite
+"""
+
+EXAMPLES = r"""
+---
+- name: Judge the run
+  mayfly.virt.verdict:
+    results: /var/lib/ci/results/20261121-024300-1f2e
+  delegate_to: localhost
+  run_once: true
+  register: verdict
+
+- name: End with the verdict
+  ansible.builtin.fail:
+    msg: "{{ verdict.summary }}"
+  when: verdict.exit_code != 0
+"""
+
+RETURN = r"""
+verdict:
+  description: The verdict, one of V(passed), V(failed) and V(error).
+  type: str
+  returned: success
+  sample: failed
+exit_code:
+  description:
+    - V(0) if all is well, V(1) if the tests or a guest's kernel say no.
+    - V(2) if the infrastructure failed, or no true verdict could be had and no kernel panic explains it.
+  type: int
+  returned: success
+  sample: 1
+reasons:
+  description: Why the verdict is not V(passed), the most telling first.
+  type: list
+  elements: str
+  returned: success
+  sample: ["smoke@bookworm: 2 of 12 tests failed"]
+summary:
+  description: The content of C(summary.txt), at most 40 lines.
+  type: str
+  returned: success
+  sample: "FAILED  run 20261121-024300-1f2e  job smoke  2 of 12 tests failed"
+counts:
+  description: How many tests have each status.
+  type: dict
+  returned: success
+  sample: {"pass": 10, "fail": 2}
+failed_tests:
+  description: The first hundred tests that failed, timed out or were not run.
+  type: list
+  elements: dict
+  returned: success
+  contains:
+    suite:
+      description: Name of the suite.
+      type: str
+    guest:
+      description: Name of the guest.
+      type: str
+    number:
+      description: Number of the test.
+      type: int
+    name:
+      description: Name of the test.
+      type: str
+    status:
+      description: Status of the test.
+      type: str
+    message:
+      description: The beginning of its diagnostics.
+      type: str
+files:
+  description: The files that hold the verdict.
+  type: list
+  elements: str
+  returned: success
+  sample: ["/var/lib/ci/results/20261121-024300-1f2e/verdict.json"]
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.mayfly.virt.plugins.module_utils import _events, _junit, _summary, _verdict
+
+READ_LIMIT = 256 * 1024 * 1024  # of one file; a console that fills more than this would fill the memory too
+RETURNED_TESTS = 100
+
+
+def read_text(path: Path) -> str | None:
+    """Return the text of a file, None if there is none."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(READ_LIMIT + 1)
+    except FileNotFoundError:
+        return None
+    if len(data) > READ_LIMIT:
+        raise OSError(f"'{path}' is larger than {READ_LIMIT} bytes")
+    return data.decode("utf-8", "replace")
+
+
+def read_by_guest(results: Path, name: str) -> dict[str, str]:
+    """Return the texts of guests/<guest>/<name>."""
+    texts = {path.parent.name: read_text(path) for path in sorted(results.glob(f"guests/*/{name}"))}
+    return {guest: text for guest, text in texts.items() if text is not None}
+
+
+def gather(results: Path) -> _verdict.Evidence:
+    """Read everything the verdict is made of."""
+    paths = sorted(results.glob("suites/*/*/events.jsonl"))
+    events = {(path.parent.parent.name, path.parent.name): read_text(path) for path in paths}
+    return _verdict.Evidence(
+        run_id=results.resolve().name,
+        job=read_text(results / "job.json"),
+        phases=read_text(results / "phases.jsonl"),
+        events={key: text for key, text in events.items() if text is not None},
+        consoles=read_by_guest(results, "console.log"),
+        facts=read_by_guest(results, "facts.json"),
+    )
+
+
+def render(verdict: dict[str, Any]) -> dict[str, bytes]:
+    """Return the files to write, by name."""
+    text = json.dumps(verdict, indent=2, sort_keys=False) + "\n"
+    return {
+        "verdict.json": text.encode("utf-8"),
+        "junit.xml": _junit.to_junit(verdict),
+        "summary.txt": _summary.to_summary(verdict).encode("utf-8"),
+    }
+
+
+def differs(path: Path, content: bytes) -> bool:
+    """Tell whether the file does not have this content yet."""
+    try:
+        return path.read_bytes() != content
+    except FileNotFoundError:
+        return True
+
+
+def write_atomically(module: AnsibleModule, path: Path, content: bytes) -> None:
+    """Write beside the file and move, so that a reader never sees half a verdict."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    module.add_cleanup_file(temporary)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+    os.chmod(temporary, 0o644)
+    module.atomic_move(temporary, str(path))
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec={"results": {"type": "path", "required": True}}, supports_check_mode=True)
+    results = Path(module.params["results"])
+    if not results.is_dir():
+        module.fail_json(msg=f"Could not judge the run: '{results}' is no directory. Pass the run's results directory.")
+    try:
+        verdict = _verdict.judge(gather(results))
+        files = {results / name: content for name, content in render(verdict).items()}
+        stale = [path for path, content in files.items() if differs(path, content)]
+    except OSError as error:
+        module.fail_json(msg=f"Could not read the results in '{results}': {error}.")
+    if not module.check_mode:
+        for path in stale:
+            write_atomically(module, path, files[path])
+    failed = _events.failed_tests(verdict["suites"])[:RETURNED_TESTS]
+    module.exit_json(
+        changed=bool(stale),
+        verdict=verdict["verdict"],
+        exit_code=verdict["exit_code"],
+        reasons=verdict["reasons"],
+        summary=_summary.to_summary(verdict),
+        counts=verdict["totals"]["tests"],
+        failed_tests=[{**test, "message": (test["message"] or "")[:2000]} for test in failed],
+        files=[str(path) for path in files],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+# Copyright: the Mayfly authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From the images a job stands on to options of the module image. Pure."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ..module_utils._errors import InvalidInput
+
+Options = dict[str, t.Any]
+
+
+def plan(
+    wanted: t.Sequence[Options],
+    catalog: t.Mapping[str, Options],
+    toolchains: t.Mapping[str, t.Mapping[str, list[str]]],
+    settings: t.Mapping[str, t.Any],
+) -> dict[str, list[t.Any]]:
+    """Return the images to make, and the names that can only be in the store already.
+
+    The catalog maps a base to a recipe or an import; toolchains map a name to packages by base; settings hold what all builds share.
+    """
+    make, stored = [], []
+    for image in wanted:
+        base = catalog.get(image["base"])
+        if base is None:
+            _refuse_additions(image, "it is neither in the catalogue of recipes nor defined by the job")
+            stored.append(image["base"])
+        elif "recipe" in base:
+            make.append(_built(image, base["recipe"], toolchains, settings))
+        else:
+            _refuse_additions(image, "it is imported, not built")
+            make.append({**base, "name": image["name"]})
+    return {"make": make, "stored": stored}
+
+
+def _built(
+    image: Options, recipe: Options, toolchains: t.Mapping[str, t.Mapping[str, list[str]]], settings: t.Mapping[str, t.Any]
+) -> Options:
+    packages = [*recipe.get("packages", []), *settings.get("packages", []), *image.get("packages", [])]
+    for name in image.get("toolchains", []):
+        packages += _toolchain_packages(image, name, toolchains)
+    result = {
+        **recipe,
+        "packages": sorted(set(packages)),
+        "suites": [*recipe.get("suites", []), *settings.get("suites", [])],
+        "ca_certificates": [*recipe.get("ca_certificates", []), *settings.get("ca_certificates", [])],
+    }
+    if settings.get("serial"):
+        result["serial"] = settings["serial"]
+    kernel = image.get("kernel") or ""
+    if kernel == "backports":
+        suite = f"{recipe['suite']}-backports"
+        result["suites"] = sorted({*result["suites"], suite})
+        result["kernel_suite"] = suite
+    elif kernel:
+        result["kernel"] = kernel
+    options: Options = {"name": image["name"], "recipe": result}
+    if settings.get("mirror"):
+        options["mirror"] = settings["mirror"]
+    if settings.get("apt_options"):
+        options["apt_options"] = list(settings["apt_options"])
+    return options
+
+
+def _toolchain_packages(image: Options, name: str, toolchains: t.Mapping[str, t.Mapping[str, list[str]]]) -> list[str]:
+    if name not in toolchains:
+        raise InvalidInput("Toolchain", name, f"there is none of that name (known: {', '.join(sorted(toolchains))})", "Correct the job.")
+    by_base = toolchains[name]
+    if image["base"] not in by_base:
+        known = ", ".join(sorted(by_base))
+        raise InvalidInput(
+            "Toolchain", name, f"its packages are not known for {image['base']} (known for: {known})", "Give them as packages."
+        )
+    return list(by_base[image["base"]])
+
+
+def _refuse_additions(image: Options, why: str) -> None:
+    additions = [*image.get("toolchains", []), *image.get("packages", []), *([image["kernel"]] if image.get("kernel") else [])]
+    if additions:
+        raise InvalidInput(
+            "Image",
+            image["base"],
+            f"{why}, so {', '.join(additions)} cannot be baked into it",
+            "Use an image that is built by recipe, such as debian-12, or one that has them already.",
+        )

@@ -1,0 +1,110 @@
+# Copyright: the Mayfly authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From a job file to what the phases need: images, domains, suites. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import typing as t
+
+from ..module_utils._errors import InvalidInput
+from ..module_utils._names import check_domain_name, check_run_id, check_unique
+
+# Keys of a guest that are about its image and name; all others go to the module domain as they are.
+_LONGEST_ALIAS = 100
+_OWN_KEYS = ("name", "image", "kernel", "toolchains", "packages")
+
+
+def plan(job: t.Mapping[str, t.Any], run_id: str, created: str, directory: str) -> dict[str, t.Any]:
+    """Return the job with every default filled in and every name derived, or raise InvalidInput.
+
+    Relative sources of suites are below the directory.
+    """
+    check_run_id(run_id)
+    guests = [dict(guest) for guest in job["guests"]]
+    if not guests:
+        raise InvalidInput("Job", job["name"], "it has no guests", "List at least one in mayfly_guests.")
+    check_unique("Guest name", [guest["name"] for guest in guests])
+    suites = [_suite(suite, [guest["name"] for guest in guests], directory) for suite in job.get("suites") or []]
+    check_unique("Suite name", [suite["name"] for suite in suites])
+    images = [_image(guest, job) for guest in guests]
+    return {
+        "run_id": run_id,
+        "job": job["name"],
+        "created": created,
+        "toolchains": list(job.get("toolchains") or []),
+        "images": list({image["name"]: image for image in images}.values()),
+        "guests": [_guest(guest, image, run_id) for guest, image in zip(guests, images)],
+        "suites": suites,
+    }
+
+
+def _image(guest: t.Mapping[str, t.Any], job: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Return the image a guest stands on: what it names, with the job's toolchains and the guest's kernel and packages baked in."""
+    toolchains = sorted({*(job.get("toolchains") or []), *(guest.get("toolchains") or [])})
+    packages = sorted(set(guest.get("packages") or []))
+    parts = [guest["image"], guest.get("kernel") or "", *toolchains, *packages]
+    return {
+        "name": _short("+".join(part for part in parts if part)),
+        "base": guest["image"],
+        "kernel": guest.get("kernel") or "",
+        "toolchains": toolchains,
+        "packages": packages,
+    }
+
+
+def _short(name: str) -> str:
+    """Return a name that is no longer than an alias may be, and still another one for other packages."""
+    if len(name) <= _LONGEST_ALIAS:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{name[: _LONGEST_ALIAS - 13]}+{digest}"
+
+
+def _guest(guest: t.Mapping[str, t.Any], image: t.Mapping[str, t.Any], run_id: str) -> dict[str, t.Any]:
+    options = {key: value for key, value in guest.items() if key not in _OWN_KEYS}
+    domain = check_domain_name(f"{guest['name']}-{run_id}")
+    return {"name": guest["name"], "domain": domain, "image": image["name"], "options": options}
+
+
+def _suite(suite: t.Mapping[str, t.Any], guests: list[str], directory: str) -> dict[str, t.Any]:
+    wanted = list(suite.get("guests") or guests)
+    for name in wanted:
+        if name not in guests:
+            raise InvalidInput(
+                "Suite", suite["name"], f"it shall run on guest '{name}', which the job has not", f"Its guests: {', '.join(guests)}."
+            )
+    if bool(suite.get("command")) == bool(suite.get("argv")):
+        raise InvalidInput("Suite", suite["name"], "it needs a command or an argv, and only one of them", "Give one.")
+    filled = {**suite, "parser": suite.get("parser") or "tap", "guests": wanted}
+    if suite.get("source"):
+        filled["source"] = os.path.normpath(os.path.join(directory, os.path.expanduser(suite["source"])))
+    return filled
+
+
+def domains(
+    guests: t.Sequence[t.Mapping[str, t.Any]], images: t.Mapping[str, str], network: str, ca_certificates: t.Sequence[str]
+) -> list[dict[str, t.Any]]:
+    """Return the guests of a plan as options of the module domain."""
+    return [_domain(guest, images.get(guest["image"], guest["image"]), network, ca_certificates) for guest in guests]
+
+
+def _domain(guest: t.Mapping[str, t.Any], image: str, network: str, ca_certificates: t.Sequence[str]) -> dict[str, t.Any]:
+    options = dict(guest["options"])
+    seed = dict(options.pop("seed", None) or {})
+    seed["ca_certificates"] = [*(seed.get("ca_certificates") or []), *ca_certificates]
+    options.setdefault("interfaces", [{"network": network}])
+    return {**options, "name": guest["domain"], "guest": guest["name"], "image": image, "seed": seed}
+
+
+# What the module domain tells of a guest that the verdict and a later phase want to know.
+_MADE_KEYS = ("uuid", "digest", "kernel", "accel", "address", "mac", "user", "console_log", "stage", "seconds", "message")
+
+
+def record(plan_: t.Mapping[str, t.Any], made: t.Sequence[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
+    """Return the plan with what became of its guests, as it is written to job.json."""
+    by_domain = {result["name"]: {key: result[key] for key in _MADE_KEYS if key in result} for result in made}
+    guests = [{**guest, **by_domain.get(guest["domain"], {})} for guest in plan_["guests"]]
+    return {**plan_, "guests": guests}
