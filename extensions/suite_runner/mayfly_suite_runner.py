@@ -1,0 +1,769 @@
+# Copyright: the Mayfly authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run one test suite in a guest and write down, line by line, what happened.
+
+    mayfly_suite_runner.py run   --spec spec.json --dir DIR    runs the suite and returns when it has ended
+    mayfly_suite_runner.py start --spec spec.json --dir DIR    the same, detached; prints the runner's pid
+
+The specification is a JSON object: suite, command (a string for /bin/sh -c, or an argument list), parser (tap or
+exit_code), deadline (seconds), and optionally cwd, environment, user, capture_limit (bytes of output kept).
+
+DIR gets events.jsonl, stdout.log and stderr.log; with start also runner.log and pid. The runner reports and judges
+nothing: a suite whose tests fail is a run that went well, and the exit status is 0.
+
+How TAP is read (versions 12, 13 and 14):
+
+* ok is pass, not ok is fail; with TODO they are xpass and known; with SKIP both are skip, because TAP 14 says a
+  failing SKIP must not count as a failure.
+* A line counts only if it begins with "ok" or "not ok" followed by white space or nothing. Whatever else is printed is
+  no test, so output mixed into a test line makes that test missing, never passed.
+* A subtest is the business of its parent's line; its failures are kept in that line's message.
+* Diagnostics are read from standard output only; a suite that prints them on standard error says 2>&1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import pwd
+import re
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+VERSION = "1"
+
+GRACE = 5.0  # between TERM and KILL, and for what is left after KILL
+DRAIN = 1.0  # of silence, after which what holds on to our pipes is a process that left the session,
+DRAIN_LIMIT = 30.0  # and for one that is never silent
+PASS_SETTLES = 0.2  # a passed test is shown after this much silence,
+OTHER_SETTLES = 2.0  # any other waits longer for its diagnostics
+LINE_LIMIT = 64 * 1024
+NAME_LIMIT = 1000
+MESSAGE_LIMIT = 32 * 1024
+MESSAGE_LINES = 200
+TAIL_LINES = 40
+CAPTURE_LIMIT = 16 * 1024 * 1024
+
+Event = dict[str, Any]
+
+
+class RunnerError(Exception):
+    """The suite cannot be run as asked; the message says why."""
+
+
+# --- specification ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What to run."""
+
+    suite: str
+    argv: list[str]
+    parser: str
+    deadline: float
+    cwd: str | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    user: str | None = None
+    capture_limit: int = CAPTURE_LIMIT
+
+
+def read_spec(text: str) -> Spec:
+    """Check the specification; raise RunnerError naming the key that is wrong."""
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise RunnerError(f"the specification is not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise RunnerError("the specification is not a JSON object")
+    known = {"suite", "command", "parser", "deadline", "cwd", "environment", "user", "capture_limit"}
+    for key in sorted(set(raw) - known):
+        raise RunnerError(f"the specification has an unknown key '{key}'")
+    environment = _checked(raw, "environment", dict, {})
+    return Spec(
+        suite=_checked(raw, "suite", str),
+        argv=_argv(raw.get("command")),
+        parser=_parser_name(raw),
+        deadline=_deadline(raw),
+        cwd=_checked(raw, "cwd", str, None),
+        environment={str(name): str(value) for name, value in environment.items()},
+        user=_checked(raw, "user", str, None),
+        capture_limit=_checked(raw, "capture_limit", int, CAPTURE_LIMIT),
+    )
+
+
+_REQUIRED = object()
+
+
+def _checked(raw: dict[str, Any], key: str, kind: type, default: Any = _REQUIRED) -> Any:
+    value = raw.get(key)
+    if value is None and default is not _REQUIRED:
+        return default
+    if not isinstance(value, kind) or isinstance(value, bool) or value == "":
+        raise RunnerError(f"the specification needs '{key}' as a {kind.__name__}, not {value!r}")
+    return value
+
+
+def _argv(command: Any) -> list[str]:
+    if isinstance(command, str) and command.strip():
+        return ["/bin/sh", "-c", command]
+    if isinstance(command, list) and command and all(isinstance(word, str) for word in command):
+        return command
+    raise RunnerError(f"the specification needs 'command' as a string or a list of strings, not {command!r}")
+
+
+def _parser_name(raw: dict[str, Any]) -> str:
+    name: str = _checked(raw, "parser", str)
+    if name not in PARSERS:
+        raise RunnerError(f"the specification names an unknown parser '{name}'; there are {', '.join(PARSERS)}")
+    return name
+
+
+def _deadline(raw: dict[str, Any]) -> float:
+    value = raw.get("deadline")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise RunnerError(f"the specification needs 'deadline' as a positive number of seconds, not {value!r}")
+    return float(value)
+
+
+# --- parsers ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class End:
+    """How the suite's command ended."""
+
+    exit_status: int | None = None
+    signal: str | None = None
+    timed_out: bool = False
+    duration: float = 0.0
+    tail: list[str] = field(default_factory=list)
+
+
+class Parser(Protocol):
+    """Lines of standard output in, events out."""
+
+    planned: int | None
+    seen: int
+    errors: list[str]
+
+    def begin(self) -> list[Event]: ...
+    def feed(self, line: str, now: float) -> list[Event]: ...
+    def settle_at(self) -> float | None: ...
+    def settle(self) -> list[Event]: ...
+    def finish(self, end: End) -> list[Event]: ...
+
+
+class ExitCodeParser:
+    """The whole suite is one test, judged by the exit status."""
+
+    def __init__(self, suite: str, _now: float) -> None:
+        self.suite = suite
+        self.planned: int | None = 1
+        self.seen = 0
+        self.errors: list[str] = []
+
+    def begin(self) -> list[Event]:
+        return [{"event": "plan", "count": 1, "reason": None}]
+
+    def feed(self, _line: str, _now: float) -> list[Event]:
+        return []
+
+    def settle_at(self) -> float | None:
+        return None
+
+    def settle(self) -> list[Event]:
+        return []
+
+    def finish(self, end: End) -> list[Event]:
+        status = "timeout" if end.timed_out else "pass" if end.exit_status == 0 else "fail"
+        message = "" if status == "pass" else clipped(end.tail)
+        self.seen = 1
+        return [test_event(1, self.suite, status, end.duration, None, message)]
+
+
+TEST = re.compile(r"(not )?ok(?=\s|$)(?:\s+(\d{1,9})(?=\s|$))?\s*(.*)$")
+PLAN = re.compile(r"1\.\.(\d{1,9})\s*(?:#\s*(.*))?$")
+# TAP 12 says "SKIP\S*": Test::More and others write "Skipped:". A hash only counts after white space, unescaped.
+DIRECTIVE = re.compile(r"(?:^|(?<=\s))#\s*(SKIP\S*|TODO)(?=[\s:]|$)[\s:]*(.*)$", re.IGNORECASE)
+PLAN_REASON = re.compile(r"SKIP\S*\s*", re.IGNORECASE)
+BAIL_OUT = re.compile(r"\s*Bail out!\s*(.*)$", re.IGNORECASE)
+EXPLAINS_FIRST = re.compile(r"KTAP version |# selftests: ")  # the kernel's tests print diagnostics before the line
+YAML_BEGIN = re.compile(r"(\s+)---(?=\s|$)")
+
+
+class TapParser:
+    """Test Anything Protocol, read one line at a time. No I/O and no clock of its own."""
+
+    def __init__(self, _suite: str, now: float) -> None:
+        self.planned: int | None = None
+        self.seen = 0
+        self.errors: list[str] = []
+        self._last = now
+        self._pending: Event | None = None  # the last test line, until its diagnostics are complete
+        self._message: list[str] = []
+        self._remarks: deque[str] = deque(maxlen=TAIL_LINES)  # comments that belong to no test line yet
+        self._before: list[str] = []  # comments just before the pending test
+        self._explains_first = False
+        self._subtest: list[str] = []  # failures in the subtest whose parent's line is still to come
+        self._subtest_failing = False
+        self._yaml_indent: str | None = None
+        self._plan_was_last = False
+
+    def begin(self) -> list[Event]:
+        return []
+
+    def feed(self, line: str, now: float) -> list[Event]:
+        """Take one line without its end; return the events it completes."""
+        if self._yaml_indent is not None and self._yaml_line(line):
+            return []
+        self._explains_first = self._explains_first or EXPLAINS_FIRST.match(line) is not None
+        if (bail_out := BAIL_OUT.match(line)) is not None:
+            return [*self.settle(), {"event": "bail_out", "reason": bail_out[1].strip()[:NAME_LIMIT]}]
+        if line[:1] in (" ", "\t"):
+            self._indented_line(line)
+        elif line.startswith("#"):
+            self._comment(line)
+        elif (test := TEST.match(line)) is not None:
+            return self._test(test, now)
+        elif (plan := PLAN.match(line)) is not None:
+            return self._plan(plan)
+        return []
+
+    def settle_at(self) -> float | None:
+        """When the pending test should be reported even if no other line comes."""
+        if self._pending is None or self._yaml_indent is not None:
+            return None
+        return self._last + (PASS_SETTLES if self._pending["status"] == "pass" else OTHER_SETTLES)
+
+    def settle(self) -> list[Event]:
+        """Report the pending test, if there is one."""
+        event, self._pending = self._pending, None
+        self._yaml_indent = None
+        if event is None:
+            return []
+        explanation = self._before if event["status"] != "pass" else []
+        event["message"] = clipped(self._message or explanation)
+        self._message, self._before = [], []
+        return [event]
+
+    def finish(self, _end: End) -> list[Event]:
+        if self._yaml_indent is not None:
+            self._unclosed_yaml()
+        if self._subtest:
+            self.errors.append(f"the line of a failed subtest's parent never came: {self._subtest[0][:NAME_LIMIT]}")
+        return self.settle()
+
+    def _test(self, match: re.Match[str], now: float) -> list[Event]:
+        events = self.settle()
+        self.seen += 1
+        if self._plan_was_last:
+            self._plan_was_last = False
+            self.errors.append(f"test line {self.seen} came after a plan that was not at the start")
+        name, directive, reason = split_directive(match[3])
+        status = tap_status(failed=match[1] is not None, directive=directive)
+        number = int(match[2]) if match[2] else self.seen
+        text = f"{directive} {reason}".strip() if directive else None
+        self._pending = test_event(number, name, status, now - self._last, text, "")
+        self._message, self._subtest, self._subtest_failing = self._subtest, [], False
+        self._before = list(self._remarks)
+        self._remarks.clear()
+        self._last = now
+        return events
+
+    def _plan(self, match: re.Match[str]) -> list[Event]:
+        if self.planned is not None:
+            self.errors.append(f"a second plan: {match[0][:80]}")
+            return []
+        self.planned = int(match[1])
+        self._plan_was_last = self.seen > 0
+        reason = PLAN_REASON.sub("", match[2] or "", count=1).strip() if self.planned == 0 else match[2]
+        return [*self.settle(), {"event": "plan", "count": self.planned, "reason": (reason or "")[:NAME_LIMIT] or None}]
+
+    def _comment(self, line: str) -> None:
+        text = re.sub(r"^# ?", "", line)
+        failed = self._pending is not None and self._pending["status"] != "pass"
+        if not failed or self._explains_first or line.startswith("# Subtest"):
+            self._remarks.append(text)
+        elif len(self._message) < MESSAGE_LINES:
+            self._message.append(text)
+
+    def _indented_line(self, line: str) -> None:
+        yaml = YAML_BEGIN.match(line)
+        if yaml is not None and self._pending is not None and not self._subtest:
+            self._yaml_indent = yaml[1]
+            return
+        test = TEST.match(line.strip())
+        if test is not None:
+            self._subtest_failing = test[1] is not None and split_directive(test[3])[1] is None
+        if self._subtest_failing and len(self._subtest) < MESSAGE_LINES:
+            self._subtest.append(line.strip())
+
+    def _yaml_line(self, line: str) -> bool:
+        """Take a line of a YAML block. An unindented line is none, so an unclosed block cannot swallow tests."""
+        if line.strip() and line[:1] not in (" ", "\t"):
+            self._unclosed_yaml()
+            return False
+        if line.rstrip() == f"{self._yaml_indent}...":
+            self._yaml_indent = None
+        elif len(self._message) < MESSAGE_LINES:
+            self._message.append(line[len(self._yaml_indent or "") :])
+        return True
+
+    def _unclosed_yaml(self) -> None:
+        self._yaml_indent = None
+        number = self._pending["number"] if self._pending else self.seen
+        self.errors.append(f"the YAML block of test {number} has no end")
+
+
+def split_directive(text: str) -> tuple[str, str | None, str]:
+    """Split what follows the number into name, directive (SKIP, TODO or None) and the directive's reason."""
+    match = DIRECTIVE.search(text)
+    name = text if match is None else text[: match.start()]
+    name = re.sub(r"^-(?:\s+|$)", "", name.strip()).strip()
+    name = re.sub(r"\\([\\#])", r"\1", name)[:NAME_LIMIT]
+    if match is None:
+        return name, None, ""
+    return name, match[1][:4].upper(), match[2].strip()[:NAME_LIMIT]
+
+
+def tap_status(*, failed: bool, directive: str | None) -> str:
+    if directive == "SKIP":
+        return "skip"
+    if directive == "TODO":
+        return "known" if failed else "xpass"
+    return "fail" if failed else "pass"
+
+
+def test_event(number: int, name: str, status: str, duration: float, directive: str | None, message: str) -> Event:
+    return {
+        "event": "test",
+        "number": number,
+        "name": name,
+        "status": status,
+        "duration": round(duration, 3),
+        "directive": directive,
+        "message": message,
+    }
+
+
+def clipped(lines: list[str]) -> str:
+    """Join lines to a message of bounded size."""
+    text = "\n".join(lines)
+    return text if len(text) <= MESSAGE_LIMIT else text[:MESSAGE_LIMIT] + "\n[cut]"
+
+
+PARSERS: dict[str, type[TapParser] | type[ExitCodeParser]] = {"tap": TapParser, "exit_code": ExitCodeParser}
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+class EventLog:
+    """events.jsonl: one JSON object a line, each written out at once."""
+
+    def __init__(self, path: Path) -> None:
+        # Exclusive: events of an earlier run must never be read as events of this one.
+        self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644), "ab")
+
+    def write(self, event: Event, *, sync: bool = False) -> None:
+        line = json.dumps({"event": event["event"], "time": round(time.time(), 3), **event})
+        self._file.write(line.encode("ascii") + b"\n")
+        self._file.flush()
+        if sync:
+            os.fsync(self._file.fileno())
+
+
+def claim(directory: Path) -> EventLog:
+    """Make the results directory and its empty event log, or say that it was used before."""
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        return EventLog(directory / "events.jsonl")
+    except FileExistsError as error:
+        message = f"'{directory}' already has results of an earlier run (events.jsonl); give each run its own directory"
+        raise RunnerError(message) from error
+
+
+class Capture:
+    """One output stream: kept in a file up to a limit, split into lines without one."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self._path = path
+        self._file: BinaryIO | None = path.open("wb", buffering=0)
+        self._left = limit
+        self._limit = limit
+        self._buffer = b""
+        self._skipping = False  # inside a line longer than LINE_LIMIT
+        self.error: str | None = None
+
+    def feed(self, data: bytes) -> list[str]:
+        """Keep the data; return the lines it completes."""
+        self._keep(data)
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        texts = [text for line in lines for text in self._line(line)]
+        if len(self._buffer) > LINE_LIMIT:
+            texts += self._line(self._buffer)
+            self._buffer, self._skipping = b"", True
+        return texts
+
+    def close(self) -> list[str]:
+        """Return the last line if it has no end."""
+        if self._file is not None:
+            self._file.close()
+        rest, self._buffer = self._buffer, b""
+        return self._line(rest) if rest else []
+
+    def _line(self, line: bytes) -> list[str]:
+        if self._skipping:
+            self._skipping = False
+            return []
+        if len(line) > LINE_LIMIT:
+            # With a mark in front, so that it is no test line: a directive may have been cut off.
+            return ["[cut] " + line[:LINE_LIMIT].decode("utf-8", "replace")]
+        return [line.decode("utf-8", "replace").rstrip("\r")]
+
+    def _keep(self, data: bytes) -> None:
+        if self._file is None:
+            return
+        kept = data[: self._left]
+        self._left -= len(kept)
+        try:
+            self._file.write(kept)
+            if len(kept) < len(data):
+                note = f"\n[mayfly: cut here after {self._limit} bytes; the parser still reads everything]\n"
+                self._file.write(note.encode())
+                self._stop_keeping()
+        except OSError as error:  # a full disk must not end the suite; it is told in suite_end
+            self.error = f"{self._path.name} is incomplete: {error.strerror}"
+            self._stop_keeping()
+
+    def _stop_keeping(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+# --- processes --------------------------------------------------------------------------------------------------
+
+
+def session_members(session: int) -> dict[int, tuple[int, str]]:
+    """Living processes of a session: pid to (process group, command name).
+
+    The session, not only the group: timeout(1) and shells with job control make groups of their own.
+    """
+    members = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            stat = Path("/proc", entry, "stat").read_text(errors="replace")
+        except OSError:  # it ended while we looked
+            continue
+        name = stat[stat.index("(") + 1 : stat.rindex(")")]
+        state, _parent, group, its_session = stat[stat.rindex(")") + 2 :].split()[:4]
+        if int(its_session) == session and state not in "ZX":
+            members[int(entry)] = (int(group), name)
+    return members
+
+
+def signal_session(session: int, number: signal.Signals) -> None:
+    """Signal every process group of the session."""
+    for group in {group for group, _name in session_members(session).values()}:
+        with contextlib.suppress(ProcessLookupError):  # it ended in between, which is what we want
+            os.killpg(group, number)
+
+
+class Stop:
+    """Signals as something a select loop can wait for: a child that ended, or a request to stop."""
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+
+    def _note(self, number: int, _frame: object) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self.requested = signal.Signals(number).name
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[socket.socket]:
+        """Yield a socket that becomes readable with each signal."""
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        # SIGHUP comes when the ssh connection goes away. It gets a handler and is not ignored, because children
+        # would inherit that.
+        numbers = (signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
+        handlers = {number: signal.signal(number, self._note) for number in numbers}
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield reader
+        finally:
+            signal.set_wakeup_fd(before)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            reader.close()
+            writer.close()
+
+
+def spawn(spec: Spec) -> subprocess.Popen[bytes]:
+    """Start the suite in a session of its own."""
+    environment = {**os.environ, **spec.environment}
+    identity: dict[str, Any] = {}
+    if spec.user is not None:
+        account = pwd.getpwnam(spec.user)
+        groups = os.getgrouplist(account.pw_name, account.pw_gid)
+        identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
+        environment = {"HOME": account.pw_dir, "USER": spec.user, "LOGNAME": spec.user, **spec.environment}
+        environment.setdefault("PATH", os.environ.get("PATH", os.defpath))
+    return subprocess.Popen(
+        spec.argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        cwd=spec.cwd,
+        env=environment,
+        start_new_session=True,
+        **identity,
+    )
+
+
+class Run:
+    """One run of one suite, from suite_start to suite_end."""
+
+    def __init__(self, spec: Spec, directory: Path, log: EventLog) -> None:
+        self.spec = spec
+        self.log = log
+        self.started = time.monotonic()
+        self.parser: Parser = PARSERS[spec.parser](spec.suite, self.started)
+        self.stdout = Capture(directory / "stdout.log", spec.capture_limit)
+        self.stderr = Capture(directory / "stderr.log", spec.capture_limit)
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.errors: list[str] = []
+        self.leftovers: list[str] = []
+        self.end = End()
+        self.stop = Stop()
+        self.selector = selectors.DefaultSelector()
+
+    def execute(self) -> None:
+        """Run the suite; whatever happens, the last event is suite_end."""
+        with self.selector, self.stop.watched() as signals:
+            self.selector.register(signals, selectors.EVENT_READ, None)
+            self.log.write(self._suite_start())
+            self._report(self.parser.begin())
+            try:
+                self._run()
+            except BaseException as error:
+                self.errors.append(f"the runner failed: {type(error).__name__}: {error}")
+                raise
+            finally:
+                self._suite_end()
+
+    def _run(self) -> None:
+        try:
+            process = spawn(self.spec)
+        except (OSError, KeyError, subprocess.SubprocessError) as error:
+            self.errors.append(f"cannot start {self.spec.argv}: {error}")
+            return
+        pipes = [(process.stdout, self.stdout), (process.stderr, self.stderr)]
+        streams = [(stream, capture) for stream, capture in pipes if stream is not None]
+        try:
+            for stream, capture in streams:
+                self.selector.register(stream, selectors.EVENT_READ, capture)
+            self._until_it_ends(process)
+            self._end_session(process)
+            self._drain()
+        finally:
+            signal_session(process.pid, signal.SIGKILL)
+            for stream, _capture in streams:
+                stream.close()
+        self._note_exit(process)
+
+    def _until_it_ends(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait for the command, its deadline, or an order to stop."""
+        limit = self.started + self.spec.deadline
+        while process.poll() is None:
+            if self.stop.requested:
+                self.errors.append(f"the runner was told to stop by {self.stop.requested}")
+                return
+            if time.monotonic() >= limit:
+                self.end.timed_out = True
+                return
+            self._take(limit)
+
+    def _end_session(self, process: subprocess.Popen[bytes]) -> None:
+        """Nothing of the suite may outlive it."""
+        members = session_members(process.pid)
+        if process.returncode is not None:
+            self.leftovers = [f"{pid} {name}" for pid, (_group, name) in sorted(members.items())]
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            limit = time.monotonic() + GRACE
+            if members:
+                signal_session(process.pid, number)
+            while members and time.monotonic() < limit:
+                self._take(time.monotonic() + 0.1)  # only our child's end is told to us, the others' is not
+                members = session_members(process.pid)
+
+    def _note_exit(self, process: subprocess.Popen[bytes]) -> None:
+        status = process.poll()
+        if status is None:
+            self.errors.append("the command is still there after SIGKILL")
+        elif status < 0:
+            self.end.signal = signal_name(-status)
+        else:
+            self.end.exit_status = status
+
+    def _drain(self) -> None:
+        """Read the rest. A process that left the session may keep the pipes open; it is not waited for."""
+        limit = time.monotonic() + DRAIN_LIMIT
+        while self._streams() and time.monotonic() < limit:
+            if not self._take(time.monotonic() + DRAIN):
+                break
+        if self._streams():
+            self.leftovers.append("a process that left the session still holds the suite's output")
+        for capture in (self.stdout, self.stderr):
+            self._lines(capture, capture.close())
+
+    def _streams(self) -> bool:
+        return any(isinstance(key.data, Capture) for key in self.selector.get_map().values())
+
+    def _take(self, limit: float) -> bool:
+        """Wait for output, a signal or the limit, and pass on what came; tell whether anything did."""
+        settle_at = self.parser.settle_at()
+        wake_at = limit if settle_at is None else min(limit, settle_at)
+        ready = self.selector.select(max(0.0, wake_at - time.monotonic()))
+        for key, _events in ready:
+            data = os.read(key.fd, 65536)
+            if key.data is None:
+                continue  # a signal: only there to wake us
+            if data:
+                self._lines(key.data, key.data.feed(data))
+            else:
+                self.selector.unregister(key.fileobj)
+        settle_at = self.parser.settle_at()
+        if settle_at is not None and time.monotonic() >= settle_at:
+            self._report(self.parser.settle())
+        return bool(ready)
+
+    def _lines(self, capture: Capture, lines: list[str]) -> None:
+        now = time.monotonic()
+        for line in lines:
+            self.tail.append(line[:2000])
+            if capture is self.stdout:
+                self._report(self.parser.feed(line, now))
+
+    def _report(self, events: list[Event]) -> None:
+        for event in events:
+            self.log.write(event)
+
+    def _suite_start(self) -> Event:
+        spec = self.spec
+        return {
+            "event": "suite_start",
+            "suite": spec.suite,
+            "parser": spec.parser,
+            "command": spec.argv,
+            "deadline": spec.deadline,
+            "runner": VERSION,
+        }
+
+    def _suite_end(self) -> None:
+        end = self.end
+        end.duration = time.monotonic() - self.started
+        end.tail = list(self.tail)
+        self._report(self.parser.finish(end))
+        captures = [capture.error for capture in (self.stdout, self.stderr) if capture.error]
+        event: Event = {
+            "event": "suite_end",
+            "exit_status": end.exit_status,
+            "signal": end.signal,
+            "timed_out": end.timed_out,
+            "duration": round(end.duration, 3),
+            "planned": self.parser.planned,
+            "seen": self.parser.seen,
+            "error": "; ".join([*self.errors, *self.parser.errors[:10], *captures]) or None,
+            "leftovers": self.leftovers,
+            # What a person looks at first when a command died without a test line to blame.
+            "tail": [] if end.exit_status == 0 else end.tail[-10:],
+        }
+        self.log.write(event, sync=True)
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have no name
+        return f"SIG{number}"
+
+
+# --- command line -----------------------------------------------------------------------------------------------
+
+
+def detach(directory: Path) -> int | None:
+    """Leave the caller: the child's pid in the caller, None in the child, which has a session of its own."""
+    reader, writer = os.pipe()
+    first = os.fork()
+    if first:
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            pid = pipe.read()
+        os.waitpid(first, 0)
+        if not pid:
+            raise RunnerError("cannot start the runner in the background")
+        return int(pid)
+    os.close(reader)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    (directory / "pid").write_text(f"{os.getpid()}\n")
+    os.write(writer, str(os.getpid()).encode())
+    os.close(writer)
+    nowhere = os.open(os.devnull, os.O_RDONLY)
+    log = os.open(directory / "runner.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for source, target in ((nowhere, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.close(nowhere)
+    os.close(log)
+    return None
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Run one test suite and write its events as JSON lines.")
+    parser.add_argument("action", choices=["run", "start"], help="start: detached, prints the pid")
+    parser.add_argument("--spec", type=Path, required=True, help="what to run, a JSON file")
+    parser.add_argument("--dir", type=Path, required=True, help="directory for events and output, not used before")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point: 0 when the suite was run or started, 2 when it cannot be."""
+    options = parse_arguments(arguments)
+    try:
+        spec = read_spec(options.spec.read_text(encoding="utf-8"))
+        directory = options.dir.resolve()
+        log = claim(directory)
+        if options.action == "start":
+            pid = detach(directory)
+            if pid is not None:
+                print(pid, flush=True)
+                return 0
+    except (RunnerError, OSError, UnicodeDecodeError) as error:
+        print(f"mayfly_suite_runner: {error}", file=sys.stderr)
+        return 2
+    Run(spec, directory, log).execute()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
