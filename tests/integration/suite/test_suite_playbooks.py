@@ -1,0 +1,227 @@
+# Copyright: the Mayfly authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Suites run by ansible-playbook: live lines, lost guests, deadlines, hostile guests, the role, the verdict."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Eventually = Callable[..., Any]
+
+# A gate is a named pipe the suite waits at until the test has seen what it wants to see.
+GATED = "echo 1..2; echo ok 1 - opens; read line < {gate}; echo ok 2 - closes"
+
+
+def gate_of(site: Any) -> Path:
+    gate = site.directory / "gate"
+    os.mkfifo(gate)
+    return gate
+
+
+@pytest.fixture(params=["local_site", "ssh_site"])
+def site(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(request.param)
+
+
+def test_lines_are_shown_while_the_suite_runs(site: Any) -> None:
+    gate = gate_of(site)
+    playbook = site.start(site.suite(command=GATED.format(gate=gate)))
+    line = playbook.until("1/2 opens")
+    assert line == "  smoke@bookworm  1/2 opens \u2026 PASS 0.0 s\n"
+    # The suite waits at the gate, so the line above came before its end.
+    gate.write_text("go\n")
+    code, output = playbook.finish()
+    assert code == 0, output
+    assert "  smoke@bookworm  2/2 closes \u2026 PASS" in output
+    assert "WARNING" not in output
+    outcome = site.outcome
+    assert (outcome["status"], outcome["seen"], outcome["planned"], outcome["changed"]) == ("passed", 2, 2, True)
+    assert (outcome["suite"], outcome["guest"], outcome["exit_status"]) == ("smoke", "bookworm", 0)
+    assert [event["event"] for event in site.events()] == ["suite_start", "plan", "test", "test", "suite_end"]
+    assert (site.kept() / "stdout.log").read_text() == "1..2\nok 1 - opens\nok 2 - closes\n"
+    assert {path.name for path in site.kept().iterdir()} == {"events.jsonl", "stdout.log", "stderr.log", "runner.log"}
+
+
+def test_a_lost_guest_is_an_error_in_time_and_keeps_what_was_seen(ssh_site: Any, sshd: Any) -> None:
+    playbook = ssh_site.start(ssh_site.suite(command="echo 1..2; echo ok 1 - opens; sleep 600", deadline=600, lost_after=2))
+    playbook.until("1/2 opens")
+    sshd.stop()
+    code, output = playbook.finish()
+    assert code == 2
+    assert "guest lost: not reached for 2 s" in output
+    outcome = ssh_site.outcome
+    assert (outcome["failed"], outcome["status"], outcome["seen"]) == (True, "error", 1)
+    assert "unreachable" not in outcome
+    assert [event["event"] for event in ssh_site.events()] == ["suite_start", "plan", "test"]
+    sshd.start()
+
+
+def test_a_connection_that_breaks_and_comes_back_costs_nothing(ssh_site: Any, sshd: Any) -> None:
+    gate = gate_of(ssh_site)
+    playbook = ssh_site.start(ssh_site.suite(command=GATED.format(gate=gate), lost_after=20))
+    playbook.until("1/2 opens")
+    sshd.stop()
+    gate.write_text("go\n")  # the suite goes on without the connection
+    sshd.start()
+    code, output = playbook.finish()
+    assert code == 0, output
+    assert ssh_site.outcome["status"] == "passed"
+    assert [event["event"] for event in ssh_site.events()] == ["suite_start", "plan", "test", "test", "suite_end"]
+
+
+def test_sessions_killed_in_the_middle_of_a_poll(ssh_site: Any, sshd: Any) -> None:
+    gate = gate_of(ssh_site)
+    playbook = ssh_site.start(ssh_site.suite(command=GATED.format(gate=gate), lost_after=20))
+    playbook.until("1/2 opens")
+    sshd.kill_sessions()
+    gate.write_text("go\n")
+    assert playbook.finish()[0] == 0
+    assert ssh_site.outcome["seen"] == 2
+
+
+def test_deadline_and_failed_tests_do_not_fail_the_task(local_site: Any) -> None:
+    code, output = local_site.run(
+        local_site.suite(command="echo 1..3; echo ok 1; echo not ok 2 - sums; echo '# got 3'; echo $$ > pid; sleep 600", deadline=1)
+    )
+    assert code == 0, output
+    outcome = local_site.outcome
+    assert (outcome["status"], outcome["timed_out"], outcome["counts"]["not_run"]) == ("timeout", True, 1)
+    assert outcome["failed_tests"] == [{"number": 2, "name": "sums", "message": "got 3"}]
+    assert "stopped at its deadline" in output
+    (pid_file,) = local_site.remote.glob("*/work/pid")
+    assert not Path("/proc", pid_file.read_text().strip()).exists()
+
+
+def test_source_arguments_directory_environment_and_second_run(local_site: Any) -> None:
+    """One task that uses every option, then one that must not touch its results, then one in check mode."""
+    source = local_site.directory / "files" / "checks" / "t"
+    source.mkdir(parents=True)
+    script = source / "all.sh"
+    script.write_text('#!/bin/sh\necho "1..1"; echo "ok - $COLOUR $1 $(basename "$PWD")"; echo noise >&2\n')
+    script.chmod(0o755)
+    options = {"source": "checks", "argv": ["./all.sh", "a b"], "chdir": "t", "environment": {"COLOUR": "blue"}, "guest": "trixie"}
+    code, output = local_site.run(local_site.suite(**options))
+    assert code == 0, output
+    kept = local_site.results / "suites" / "smoke" / "trixie"
+    before = (kept / "events.jsonl").read_bytes()
+    assert b'"blue a b t"' in before
+    assert (kept / "stderr.log").read_text() == "noise\n"
+
+    code, output = local_site.run(local_site.suite(**options))
+    assert code == 2
+    assert "has a result already" in output
+    assert (kept / "events.jsonl").read_bytes() == before
+    assert len(local_site.runners()) == 1
+
+    code, output = local_site.run(local_site.suite(**{**options, "guest": "sid"}), arguments=("--check",))
+    assert code == 0, output
+    assert local_site.outcome["changed"] is True
+    assert not (local_site.results / "suites" / "smoke" / "sid").exists()
+    assert len(local_site.runners()) == 1
+
+
+def test_what_cannot_start_fails_and_may_be_tried_again(local_site: Any) -> None:
+    code, output = local_site.run(local_site.suite(command="echo 1..1; echo ok", python="/no/such/python"))
+    assert code == 2
+    assert "it cannot be started: exit status 127" in output
+    assert not (local_site.kept() / "events.jsonl").exists()
+    assert local_site.run(local_site.suite(command="echo 1..1; echo ok"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"command": "true", "name": "../x"}, "it becomes a directory"),
+        ({"command": "true", "argv": ["true"]}, "mutually exclusive"),
+        ({}, "one of the following is required"),
+        ({"command": "true", "remote_dir": "x"}, "absolute path"),
+    ],
+)
+def test_what_cannot_work_is_refused(local_site: Any, options: dict[str, Any], words: str) -> None:
+    code, output = local_site.run(local_site.suite(**options))
+    assert code == 2
+    assert words in output
+    assert not local_site.results.exists()
+
+
+def test_a_runner_that_is_killed_is_an_error(local_site: Any, eventually: Eventually) -> None:
+    playbook = local_site.start(local_site.suite(command="echo $$ > pid; echo 1..2; echo ok 1 - opens; exec sleep 600"))
+    playbook.until("1/2 opens")
+    (runner,) = local_site.runners()
+    os.kill(runner, signal.SIGKILL)
+    code, output = playbook.finish()
+    (pid_file,) = local_site.remote.glob("*/work/pid")
+    os.kill(int(pid_file.read_text()), signal.SIGKILL)  # nobody is left to end it
+    assert code == 2
+    assert "the runner in the guest went away" in output
+    assert local_site.outcome["status"] == "error"
+    assert (local_site.kept() / "stdout.log").read_text().startswith("1..2")
+
+
+def test_a_hostile_guest_gets_nothing_but_its_own_text_through(local_site: Any) -> None:
+    secret = local_site.directory / "secret"
+    secret.write_text("of the controller")
+    command = (
+        "echo 1..1; printf 'ok 1 - \\033[2J\\007::error::x\\n'; cd ../out; rm stdout.log runner.log; "
+        f"ln -s {secret} stdout.log; ln -s / runner.log; echo fine >&2"
+    )
+    code, output = local_site.run(local_site.suite(command=command))
+    assert code == 0, output
+    assert "left out 'stdout.log'" in output
+    assert "\x1b" not in output
+    assert {path.name for path in local_site.kept().iterdir()} == {"events.jsonl", "stderr.log"}
+    assert (local_site.kept() / "stderr.log").read_text() == "fine\n"
+
+
+def test_events_forged_by_the_suite_are_an_error(local_site: Any) -> None:
+    forged = '{"event":"suite_end","time":1,"exit_status":0,"signal":null,"timed_out":false,"duration":1,"planned":1,"seen":1,"error":null}'
+    command = f"echo 1..2; echo ok 1; echo '{forged}' >> ../out/events.jsonl; echo not ok 2; exit 1"
+    code, output = local_site.run(local_site.suite(command=command))
+    assert code == 0, output
+    assert local_site.outcome["status"] == "error"
+
+
+def test_fail_on_tests(local_site: Any) -> None:
+    code, output = local_site.run(local_site.suite(command="echo 1..1; echo not ok 1; exit 1", fail_on_tests=True))
+    assert code == 2
+    assert "The suite 'smoke@bookworm' ended with status failed." in output
+
+
+def test_role_and_verdict(local_site: Any) -> None:
+    """The role goes on after a suite that could not be run and names it; the verdict finds it, too."""
+    suites = [
+        {"name": "broken", "command": "true", "source": "no-such-directory"},
+        {"name": "smoke", "command": "echo 1..2; echo ok 1; echo not ok 2 - sums; echo '# got 3'; exit 1", "deadline": 20},
+        {"name": "units", "argv": ["true"], "parser": "exit_code"},
+        {"name": "elsewhere", "command": "true", "guests": ["trixie"]},
+    ]
+    variables = {"suite_list": suites, "suite_results": str(local_site.results), "suite_remote_dir": str(local_site.remote)}
+    role = {"ansible.builtin.import_role": {"name": "mayfly.virt.suite"}, "vars": {**variables, "suite_deadline_factor": 1.5}}
+    code, output = local_site.run(role)
+    assert code == 2
+    assert "1 of 4 suites could not be run on bookworm" in output
+    assert "The source 'no-such-directory' does not exist" in output
+    assert sorted(path.name for path in (local_site.results / "suites").iterdir()) == ["smoke", "units"]
+    assert local_site.events()[0]["deadline"] == 30.0
+
+    job = {"run_id": "run-1", "job": "demo", "guests": [{"name": "bookworm"}, {"name": "trixie"}], "created": "2026-11-21T02:43:00Z"}
+    job["suites"] = [{"name": suite["name"], "guests": suite.get("guests", ["bookworm"])} for suite in suites[1:3]]
+    (local_site.results / "job.json").write_text(json.dumps(job))
+    judge = {"mayfly.virt.verdict": {"results": str(local_site.results)}, "register": "outcome"}
+    code, output = local_site.run(judge)
+    assert code == 0, output
+    assert (local_site.outcome["verdict"], local_site.outcome["exit_code"]) == ("failed", 1)
+    assert local_site.outcome["changed"] is True
+    assert "smoke@bookworm  2 sums  FAIL\n      got 3" in (local_site.results / "summary.txt").read_text()
+    job["suites"].append({"name": "broken"})
+    (local_site.results / "job.json").write_text(json.dumps(job))
+    assert local_site.run(judge)[0] == 0
+    assert local_site.outcome["exit_code"] == 2

@@ -1,0 +1,259 @@
+# Copyright: the Mayfly authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The parts of the action that need no guest: what it packs, what it unpacks, what it shows, how patient it is."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.errors import AnsibleConnectionFailure
+
+from ansible_collections.mayfly.virt.plugins.action import suite
+from ansible_collections.mayfly.virt.plugins.modules import suite as documented
+
+
+def request_for(tmp_path: Path, **change: Any) -> suite.Request:
+    fields = {
+        "suite": "smoke",
+        "guest": "bookworm",
+        "command": "true",
+        "parser": "tap",
+        "deadline": 60,
+        "environment": {},
+        "chdir": None,
+        "source": None,
+        "results": tmp_path,
+        "base": "/var/lib/x y/smoke-1",
+        "python": "/usr/bin/python3",
+        "lost_after": 60,
+    }
+    return suite.Request(**{**fields, **change})
+
+
+# --- to the guest -----------------------------------------------------------------------------------------------
+
+
+def test_one_archive_carries_runner_specification_and_source(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "t").mkdir(parents=True)
+    (source / "t" / "a.sh").write_text("echo ok")
+    (source / "t" / "a.sh").chmod(0o755)
+    (source / "link").symlink_to("t/a.sh")
+    os.mkfifo(source / "fifo")
+    data = suite.pack(request_for(tmp_path, source=source, chdir="t", environment={"A": "b"}))
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        members = {member.name: member for member in archive}
+        spec = json.load(archive.extractfile("spec.json"))
+        assert archive.extractfile("runner.py").read() == suite.RUNNER.read_bytes()
+    assert set(members) == {"runner.py", "spec.json", "work", "work/t", "work/t/a.sh", "work/link"}
+    assert members["work/t/a.sh"].mode & 0o111
+    assert members["work/link"].issym()
+    assert {member.uid for member in members.values()} == {0}
+    assert spec["cwd"] == "/var/lib/x y/smoke-1/work/t"
+    assert spec["environment"] == {"A": "b"}
+
+
+def test_commands_are_shell_text_and_quote_paths(tmp_path: Path) -> None:
+    request = request_for(tmp_path, base="/tmp/a b; rm -rf x/s-1")
+    runner = suite.Runner(1, "0-0")
+    for text in (suite.start_command(request), suite.poll_command(request, runner, 7, 20), suite.fetch_command(request)):
+        # sh -n reads the text without running it.
+        assert subprocess.run(["/bin/sh", "-n", "-c", text], capture_output=True, check=False).returncode == 0
+        assert "'/tmp/a b; rm -rf x/s-1" in text
+    assert "tail -c +8 " in suite.poll_command(request, runner, 7, 20)
+
+
+# --- from the guest ---------------------------------------------------------------------------------------------
+
+
+def archive_of(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for member, content in members:
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def entry(name: str, content: bytes = b"text", kind: bytes = tarfile.REGTYPE, target: str = "") -> tuple[tarfile.TarInfo, bytes]:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member, content if kind == tarfile.REGTYPE else b""
+
+
+def test_expected_logs_are_unpacked() -> None:
+    logs, complaints = suite.unpack(archive_of(entry("stdout.log", b"a"), entry("stderr.log", b"b"), entry("runner.log", b"")))
+    assert logs == {"stdout.log": b"a", "stderr.log": b"b", "runner.log": b""}
+    assert complaints == []
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        entry("../stdout.log"),
+        entry("/etc/stdout.log"),
+        entry("sub/stdout.log"),
+        entry("./stdout.log"),
+        entry("events.jsonl"),
+        entry("stdout.log\n::set-output"),
+        entry("stdout.log", kind=tarfile.SYMTYPE, target="/etc/shadow"),
+        entry("stdout.log", kind=tarfile.LNKTYPE, target="stderr.log"),
+        entry("stdout.log", kind=tarfile.DIRTYPE),
+        entry("stdout.log", kind=tarfile.CHRTYPE),
+        entry("stdout.log", kind=tarfile.FIFOTYPE),
+    ],
+)
+def test_anything_else_is_left_out_and_told(member: tuple[tarfile.TarInfo, bytes]) -> None:
+    logs, complaints = suite.unpack(archive_of(entry("stderr.log", b"fine"), member))
+    assert logs == {"stderr.log": b"fine"}
+    assert "left out" in complaints[0]
+    assert "\n" not in complaints[0]
+    assert complaints[-1].startswith("not fetched: stdout.log")
+
+
+def test_the_second_file_of_a_name_does_not_replace_the_first() -> None:
+    logs, complaints = suite.unpack(archive_of(entry("stdout.log", b"first"), entry("stdout.log", b"second")))
+    assert logs["stdout.log"] == b"first"
+    assert "once each" in complaints[0]
+
+
+def test_an_archive_that_unpacks_to_anything_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "LOG_LIMIT", 1024)
+    logs, complaints = suite.unpack(gzip.compress(bytes(10_000_000)))
+    assert logs == {}
+    assert "unpacks to more than" in complaints[0]
+
+
+def test_a_log_that_is_too_long_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "LOG_LIMIT", 1024)
+    logs, complaints = suite.unpack(archive_of(entry("stdout.log", bytes(5000))))
+    assert len(logs["stdout.log"]) == 1024
+    assert complaints[0] == "stdout.log was cut after 1024 of 5000 bytes"
+
+
+@pytest.mark.parametrize("damage", [b"", b"no archive", archive_of(entry("stdout.log", bytes(5000)))[:-20], gzip.compress(b"\xff" * 600)])
+def test_a_damaged_archive_is_told(damage: bytes) -> None:
+    logs, complaints = suite.unpack(damage)
+    assert set(logs) <= {"stdout.log"}
+    assert complaints
+
+
+def test_events_are_kept_byte_for_byte_and_joined_across_answers() -> None:
+    lines = [{"event": "plan", "time": 1, "count": 1}, {"event": "nonsense"}, {"event": "bail_out", "time": 2}]
+    data = "".join(json.dumps(line) + "\n" for line in lines).encode() + b"\xff\xfe\n"
+    kept = io.BytesIO()
+    stream = suite.EventStream(kept)
+    events = [event for start in range(0, len(data), 7) for event in stream.feed(data[start : start + 7])]
+    assert [event["event"] for event in events] == ["plan", "unreadable", "bail_out", "unreadable"]
+    assert kept.getvalue() == data
+    assert stream.offset == len(data)
+    assert not stream.ended
+
+
+# --- screen -----------------------------------------------------------------------------------------------------
+
+
+def test_lines_a_person_sees() -> None:
+    screen = suite.Screen("smoke@bookworm")
+    test = {"event": "test", "number": 1, "name": "opens", "status": "pass", "duration": 3.14, "directive": None, "message": ""}
+    failed = {**test, "name": "", "number": 2, "status": "fail", "message": "  Failed test 'x'\n  got: 3"}
+    end = {"event": "suite_end", "exit_status": 1, "signal": None, "timed_out": False, "duration": 9.5, "error": None}
+    events = [{"event": "plan", "count": 95, "reason": None}, test, failed, {"event": "bail_out", "reason": "gone"}, end]
+    lines = [text for event in events for text, _colour in screen.lines(event)]
+    assert lines == [
+        "  smoke@bookworm  1/95 opens \u2026 PASS 3.1 s",
+        "  smoke@bookworm  2/95 test 2 \u2026 FAIL 3.1 s",
+        "  smoke@bookworm      got: 3",
+        "  smoke@bookworm  bail out: gone",
+        "  smoke@bookworm  ended with exit status 1, 2 tests seen, 9.5 s",
+    ]
+
+
+def test_a_guest_cannot_write_on_the_terminal_nor_to_the_ci_system() -> None:
+    name = "a\x1b[2J\r\n::error::b\x07\u202e\x9b"
+    test = {"event": "test", "number": 1, "name": name, "status": "pass", "duration": 0.0, "directive": None, "message": ""}
+    ((line, _colour),) = suite.Screen("s@g").lines(test)
+    assert line.isprintable()
+    assert line.startswith("  s@g  1 a")
+
+
+# --- patience ---------------------------------------------------------------------------------------------------
+
+
+def test_a_call_that_hangs_is_ended_with_its_processes() -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def hang() -> int:
+        process = subprocess.Popen(["sleep", "600"])
+        started.append(process)
+        return process.wait()
+
+    with pytest.raises(suite.ContactFailed, match="no answer within"):
+        suite.bounded(hang, 0.3)
+    assert started[0].wait(5) == -15
+
+
+def test_bounded_returns_and_raises_what_the_call_does() -> None:
+    assert suite.bounded(lambda: 7, 5) == 7
+    with pytest.raises(ZeroDivisionError):
+        suite.bounded(lambda: 1 // 0, 5)
+
+
+class FakeAction:
+    """Answers from a list; an exception in it is raised."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.resets = 0
+
+    def execute(self, command: str, data: bytes) -> dict[str, Any]:
+        assert data, "without data there would be a pseudo-terminal"
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return {"rc": 0, "stdout": "", "stderr": "", **answer}
+
+    def reset_connection(self) -> None:
+        self.resets += 1
+
+
+def test_contact_comes_back_after_a_broken_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "RETRY_PAUSE", 0.01)
+    good = {"stdout": "motd\n=mayfly=\nline \udcff", "rc": 90}
+    action = FakeAction(AnsibleConnectionFailure("refused"), {"rc": 255}, {"rc": -15}, {"stdout": "only a banner"}, good)
+    assert suite.Contact(action, 5).ask("poll", 0) == (90, b"line \xff", "")
+    assert action.resets == 4
+
+
+def test_a_guest_that_does_not_come_back_is_lost_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "RETRY_PAUSE", 0.01)
+    began = time.monotonic()
+    with pytest.raises(suite.GuestLost, match="not reached for 1 s; last error: refused"):
+        suite.Contact(FakeAction(AnsibleConnectionFailure("refused")), 1).ask("poll", 20)
+    assert 0.9 < time.monotonic() - began < 3
+
+
+def test_an_error_that_is_no_broken_connection_is_not_retried() -> None:
+    action = FakeAction(ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        suite.Contact(action, 5).ask("poll", 0)
+    assert action.resets == 0
+
+
+def test_documentation_and_argument_specification_agree() -> None:
+    options = yaml.safe_load(documented.DOCUMENTATION)["options"]
+    assert set(options) == set(suite.ARGUMENTS)
+    for name, argument in suite.ARGUMENTS.items():
+        for key in ("type", "default", "choices", "elements", "required"):
+            assert options[name].get(key) == argument.get(key), (name, key)

@@ -1,0 +1,94 @@
+# Copyright: the Mayfly authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The module, run as Ansible runs it: files written once, nothing written in check mode."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.mayfly.virt.plugins.modules import verdict as module
+
+FILES = ("verdict.json", "junit.xml", "summary.txt")
+
+
+PROGRAM = """
+import json, sys
+sys.path[:0] = {path!r}
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.mayfly.virt.plugins.modules import verdict
+with patch_module_args({arguments!r}):
+    verdict.main()
+"""
+
+
+def run(results: Path, *, check: bool = False) -> dict[str, Any]:
+    """Run the module in a process of its own."""
+    arguments = {"results": str(results), "_ansible_check_mode": check, "_ansible_remote_tmp": "/tmp"}
+    program = PROGRAM.format(path=sys.path, arguments=arguments)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    return {"rc": done.returncode, **json.loads(done.stdout or json.dumps({"stderr": done.stderr}))}
+
+
+@pytest.fixture
+def results(tmp_path: Path, story: Any) -> Path:
+    directory = tmp_path / "20261121-024300-1f2e"
+    evidence = story.evidence()
+    (directory / "suites" / "smoke" / "bookworm").mkdir(parents=True)
+    (directory / "guests" / "bookworm").mkdir(parents=True)
+    (directory / "job.json").write_text(evidence.job)
+    (directory / "phases.jsonl").write_text(evidence.phases)
+    (directory / "suites" / "smoke" / "bookworm" / "events.jsonl").write_text(evidence.events["smoke", "bookworm"])
+    (directory / "guests" / "bookworm" / "console.log").write_text(evidence.consoles["bookworm"])
+    (directory / "guests" / "bookworm" / "facts.json").write_text('{"uname": "6.1.0"}')
+    return directory
+
+
+def test_check_mode_then_write_then_nothing(results: Path) -> None:
+    predicted = run(results, check=True)
+    assert predicted["rc"] == 0
+    assert predicted["changed"] is True
+    assert not any((results / name).exists() for name in FILES)
+    first = run(results)
+    assert first == predicted
+    assert json.loads((results / "verdict.json").read_text())["guests"][0]["facts"] == {"uname": "6.1.0"}
+    assert (results / "summary.txt").read_text() == first["summary"]
+    written = {name: (results / name).stat() for name in FILES}
+    assert {oct(stat.st_mode & 0o777) for stat in written.values()} == {"0o644"}
+    for check in (False, True):
+        again = run(results, check=check)
+        assert again == {**first, "changed": False}
+    assert {name: (results / name).stat().st_mtime_ns for name in FILES} == {name: stat.st_mtime_ns for name, stat in written.items()}
+    assert sorted(path.name for path in results.iterdir()) == sorted([*FILES, "job.json", "phases.jsonl", "suites", "guests"])
+
+
+def test_a_red_verdict_is_returned_and_does_not_fail_the_task(results: Path) -> None:
+    (results / "suites" / "smoke" / "bookworm" / "events.jsonl").unlink()
+    outcome = run(results)
+    assert outcome["rc"] == 0
+    assert (outcome["verdict"], outcome["exit_code"]) == ("error", 2)
+    assert outcome["summary"].startswith("ERROR")
+
+
+def test_a_directory_without_a_job_is_an_error(tmp_path: Path) -> None:
+    assert run(tmp_path)["verdict"] == "error"
+
+
+def test_no_directory_fails_the_task(tmp_path: Path) -> None:
+    outcome = run(tmp_path / "missing")
+    assert outcome["rc"] != 0
+    assert outcome["failed"] is True
+    assert "is no directory" in outcome["msg"]
+
+
+def test_documentation_is_complete() -> None:
+    assert set(yaml.safe_load(module.DOCUMENTATION)["options"]) == {"results"}
+    returned = yaml.safe_load(module.RETURN)
+    assert set(returned) == {"verdict", "exit_code", "reasons", "summary", "counts", "failed_tests", "files"}
