@@ -141,13 +141,14 @@ def adopt(name: str, text: str, tag: Tag) -> t.Any:
     if title is None:
         title = etree.Element("name")
         domain.insert(0, title)
-    elif (title.text or "").strip() != name:
+    elif _text_of(title) != name:
         raise InvalidInput(
             "Domain XML of",
             name,
-            f"it names the domain '{title.text}'",
+            f"it names the domain '{_text_of(title)}'",
             "Give both the same name, or leave <name> out of the document.",
         )
+    title.clear()  # remarks within would divide the text
     title.text = name
     metadata = domain.find("metadata")
     if metadata is None:

@@ -154,7 +154,11 @@ def present(store: Store, wanted: Wanted) -> Manifest | None:
     if manifest is None or (wanted.signature and not manifest.source.signed_by):
         return None
     given = {"vmlinuz": wanted.kernel, "initrd": wanted.initrd}
-    store.check_extras(manifest, {suffix: Path(path) for suffix, path in given.items() if path and not is_url(path)})
+    store.check_extras(
+        manifest,
+        {suffix: Path(path) for suffix, path in given.items() if path and not is_url(path)},
+        wanted.cmdline if wanted.kernel else "",
+    )
     return manifest
 
 

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from typing import Any
+from xml.etree import ElementTree
 
 from ._events import deadline_text, first_diagnostic, suite_label
 

@@ -244,8 +244,8 @@ class Hypervisor:
     def define_network(self, name: str, xml: str) -> None:
         """Make a network anew: persistent, started now and with the host. When that fails, the old one is put back."""
         old = self._network(name)
-        before = old.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE) if old is not None else None
         with _attempt("make network", name, "Is its subnet or bridge in use already? Choose others."):
+            before = old.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE) if old is not None else None
             if old is not None:
                 self._drop(old)
             try:

@@ -23,23 +23,34 @@ def locked(path: Path, patience: float | None = None) -> t.Iterator[int]:
 
     With patience, in seconds, another's lock is an error when that is over; without, it is waited for.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        if patience is None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        else:
-            _lock_within(descriptor, path, patience)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    begun = time.monotonic()
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            if patience is None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            else:
+                _lock_within(descriptor, path, begun, patience)
+            if _is(descriptor, path):
+                yield descriptor
+                return
+        finally:
+            os.close(descriptor)
 
 
-def _lock_within(descriptor: int, path: Path, patience: float) -> None:
-    deadline = time.monotonic() + patience
+def _lock_within(descriptor: int, path: Path, begun: float, patience: float) -> None:
     while not _lock_now(descriptor):
-        if time.monotonic() > deadline:
+        if time.monotonic() > begun + patience:
             raise MayflyError("lock", str(path), f"another process has held it for {patience:.0f} s", f"See who does: fuser -v {path}")
         time.sleep(_LOOK)
+
+
+def _is(descriptor: int, path: Path) -> bool:
+    """Tell whether the file has still that name, or was removed while we waited for it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _lock_now(descriptor: int) -> bool:

@@ -66,10 +66,10 @@ def _tokens(text: str) -> list[str]:
 
 
 def _local_part(tokens: list[str]) -> list[str]:
-    """Return the services at the beginning that know only this host and have no action behind them."""
+    """Return the services at the beginning that know only this host and have no action behind them, or are ours."""
     local = []
     for token, behind in zip(tokens, [*tokens[1:], ""]):
-        if token not in _LOCAL or behind.startswith("["):
+        if token not in _LOCAL or (behind.startswith("[") and token != SERVICE):
             break
         local.append(token)
     return local

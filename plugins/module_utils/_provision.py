@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import math
 import threading
 import typing as t
@@ -22,7 +23,7 @@ from ._libvirt import Hypervisor
 from ._plan import Action
 from ._purge import remove_tree
 from ._readiness import LoginResult, Target, View
-from ._run import RunPaths, boot_id, hold, open_run, public_key, read_run, renew_run, utc_now
+from ._run import RunPaths, boot_id, hold, is_bare, new_run, open_run, public_key, read_run, renew_run, utc_now
 from ._seed import HostKey, Seed
 from ._ssh import Access, accepted, login_argv
 from ._types import RunCommand
@@ -56,12 +57,14 @@ def plan(guest: Guest, seen: SeenDomain | None, paths: RunPaths) -> GuestPlan:
     return GuestPlan(guest, tuple(actions), None)
 
 
-def run_action(paths: RunPaths) -> Action:
-    """Compare the wanted run with what there is."""
+def run_action(paths: RunPaths, wanted: dict[str, t.Any]) -> Action:
+    """Compare the wanted run with what there is. One that could not be opened is refused here, in check mode too."""
     run = read_run(paths)
+    over = run.over(utc_now(), boot_id()) if run else ""
+    if run is None or over:
+        new_run(wanted, utc_now())
     if run is None:
         return Action("create", "run", paths.run, after=f"{paths.dir}\n")
-    over = run.over(utc_now(), boot_id())
     if over:
         return Action("update", "run", paths.run, over, before=f"deadline {run.deadline}\n", after="a new deadline\n")
     return Action("keep", "run", paths.run)
@@ -72,11 +75,12 @@ def opened(paths: RunPaths, wanted: dict[str, t.Any], run_command: RunCommand) -
     """Open the run, or take it up again, and hold it; a run that was opened here goes away again when what follows fails."""
     made = open_run(paths, wanted, run_command)
     with hold(paths):
+        ours = made and is_bare(paths)  # or another prepare held it before us, and has guests in it
         try:
             renew_run(paths, wanted)
             yield
         except BaseException:
-            if made:
+            if ours:
                 remove_tree(paths.dir)
             raise
 
@@ -122,7 +126,11 @@ def make_overlay(overlay: Overlay, run_command: RunCommand) -> None:
 
 def make_seed(seed: Seed, paths: RunPaths, run_command: RunCommand) -> None:
     host_key = _seed.host_key(paths, seed.domain, run_command)
-    _seed.write_seed(paths, seed.domain, _seed.documents(with_run_key(seed, paths), host_key), run_command)
+    docs = _seed.documents(with_run_key(seed, paths), host_key)
+    try:
+        _seed.write_seed(paths, seed.domain, docs, run_command)
+    except OSError as error:
+        raise MayflyError("make seed", str(paths.seed(seed.domain)), str(error), "Is there room on the disk?") from error
 
 
 def make_all(plans: t.Sequence[GuestPlan], paths: RunPaths, hypervisor: Hypervisor, run_command: RunCommand) -> dict[str, SeenDomain]:
@@ -135,7 +143,7 @@ def make_all(plans: t.Sequence[GuestPlan], paths: RunPaths, hypervisor: Hypervis
     try:
         _at_once(todo, lambda guest: _make_files(guest, paths, run_command))
         _seed.write_known_hosts(paths)
-        _at_once(todo, lambda guest: fresh.update({guest.name: _make_domain(guest, paths, hypervisor)}))
+        _at_once(todo, lambda guest: _make_domain(guest, paths, hypervisor, fresh))
     except BaseException as error:
         _take_all_back(todo, fresh, paths, hypervisor, error)
         raise
@@ -157,22 +165,22 @@ def _make_files(guest: Guest, paths: RunPaths, run_command: RunCommand) -> None:
         make_seed(guest.seed, paths, run_command)
 
 
-def _make_domain(guest: Guest, paths: RunPaths, hypervisor: Hypervisor) -> SeenDomain:
+def _make_domain(guest: Guest, paths: RunPaths, hypervisor: Hypervisor, fresh: dict[str, SeenDomain]) -> None:
     console = paths.console(guest.name)
     if console.exists():  # of an earlier attempt: its panic is not this guest's
         console.replace(console.with_suffix(".log.previous"))
-    made = hypervisor.create(guest.name, guest.xml)
+    made = fresh[guest.name] = hypervisor.create(guest.name, guest.xml)
     paths.macs(guest.name).write_text("\n".join(made.macs), encoding="ascii")
-    return made
 
 
 def _take_all_back(
     guests: t.Sequence[Guest], fresh: t.Mapping[str, SeenDomain], paths: RunPaths, hypervisor: Hypervisor, error: BaseException
 ) -> None:
     """Take back every guest that can be; what cannot is added to the error that made it necessary."""
-    for guest in guests:
+    steps = [functools.partial(take_back, guest.name, fresh.get(guest.name), paths, hypervisor) for guest in guests]
+    for step in [*steps, functools.partial(_seed.write_known_hosts, paths)]:
         try:
-            take_back(guest.name, fresh.get(guest.name), paths, hypervisor)
+            step()
         except (MayflyError, OSError) as problem:
             if isinstance(error, MayflyError):
                 error.remedy = f"{error.remedy} Moreover: {problem}".strip()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import errno
 import os
 import re
 import shutil
@@ -150,28 +151,40 @@ def belongings(hypervisor: Hypervisor, state_dir: Path, run_id: str) -> Belongin
     """Look for everything that belongs to a run."""
     paths = RunPaths(state_dir, run_id)
     domains = owned(hypervisor.domains(), state_dir, run_id)
-    return Belongings(domains, leases_of(domains, hypervisor.leases(), recorded_macs(paths)), paths.dir.is_dir())
+    return Belongings(
+        domains, leases_of(domains, hypervisor.leases(), recorded_macs(paths)), paths.dir.is_dir() and not paths.dir.is_symlink()
+    )
 
 
 def purge(
     hypervisor: Hypervisor, state_dir: Path, run_id: str, run_command: RunCommand, confirm: t.Callable[[], bool] = lambda: True
-) -> None:
+) -> bool:
     """Remove a run: its domains first, then what they leased, then its files. Killed half-way, the rest is found again.
 
     Holding the run's lock: who is making a guest in it comes to an end before, so that the guest is seen and goes too. What
-    confirm says under the lock decides: the run may have been taken up anew since it was judged.
+    confirm says under the lock decides, and is returned: the run may have been taken up anew since it was judged.
     """
     paths = RunPaths(state_dir, run_id)
-    directory = paths.dir.is_dir() and not paths.dir.is_symlink()
-    with locked(paths.lock, HOLD_PATIENCE) if directory else contextlib.nullcontext():
+    with _held(paths):
         if not confirm():
-            return
+            return False
         there = belongings(hypervisor, state_dir, run_id)
         for domain in there.domains:
             hypervisor.destroy(domain.name, domain.uuid)
         release(hypervisor, there.leases, run_command)
-        if directory:
+        if there.directory:
             remove_tree(paths.dir)
+    return True
+
+
+@contextlib.contextmanager
+def _held(paths: RunPaths) -> t.Iterator[None]:
+    """Hold the run's lock. Where there is none nobody makes guests, and making it would make the directory look used."""
+    with contextlib.ExitStack() as stack:
+        if paths.lock.exists() and not paths.dir.is_symlink():
+            with contextlib.suppress(FileNotFoundError):  # another sweep was faster
+                stack.enter_context(locked(paths.lock, HOLD_PATIENCE))
+        yield
 
 
 def release(hypervisor: Hypervisor, leases: t.Sequence[Lease], run_command: RunCommand) -> None:
@@ -218,9 +231,16 @@ def _changed(path: Path) -> float:
 
 
 def overlays_on(base: Path, state_dir: Path, run_command: RunCommand) -> list[Path]:
-    """Return the overlays of all runs that stand on an image."""
+    """Return the overlays of all runs that stand on an image, or may: one that cannot be read speaks for the image."""
     overlays = sorted(runs_dir(state_dir).glob("*/*.qcow2")) if base.exists() else []
-    return [overlay for overlay in overlays if any(layer.path == str(base) for layer in read_chain(overlay, run_command).backing)]
+    return [overlay for overlay in overlays if _may_stand_on(overlay, str(base), run_command)]
+
+
+def _may_stand_on(overlay: Path, base: str, run_command: RunCommand) -> bool:
+    try:
+        return any(layer.path == base for layer in read_chain(overlay, run_command).backing)
+    except MayflyError:
+        return overlay.exists()  # or its run was removed meanwhile
 
 
 def remove_rubbish(path: Path) -> None:
@@ -239,11 +259,15 @@ def remove_tree(path: Path) -> None:
     mounted = [point for point in mount_points() if point == real or point.startswith(f"{real}/")]
     if mounted:
         raise MayflyError("remove", str(path), f"{mounted[0]} is mounted there", f"Unmount it first: umount '{mounted[0]}'")
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:  # another sweep removes the same
-        if path.exists():
-            raise
+    for last in (False, False, True):
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            # Another sweep removes the same, or made a lock in it to wait for us.
+            if last or error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                raise
+        if not path.exists():
+            return
 
 
 def mount_points() -> list[str]:

@@ -136,8 +136,9 @@ class Recipe:
         data["components"] = list(self.components)
         data["ca_certificates"] = [hashlib.sha256(pem.encode()).hexdigest() for pem in self.ca_certificates]
         # When this file makes another image of the same recipe, stored ones are built anew.
-        made_by = (_SETUP, _CUSTOMIZE, _CLOUD_CFG, _CMDLINE, *_BASE_PACKAGES, *_MASKED)
-        data["made_by"] = hashlib.sha256("\0".join(made_by).encode()).hexdigest()[:16]
+        made_by = [_SETUP, _CUSTOMIZE, _CLOUD_CFG, hook_environment(self, ""), self.full_cmdline()]
+        made_by += [mmdebstrap_argv(self, "", ""), mke2fs_argv(self, "", "")]
+        data["made_by"] = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
         return data
 
     def key(self) -> str:

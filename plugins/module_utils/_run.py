@@ -115,7 +115,10 @@ def utc_now() -> datetime.datetime:
 
 
 def parse_time(text: str) -> datetime.datetime:
-    return datetime.datetime.fromisoformat(text)
+    time = datetime.datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(f"the time {text} has no zone")
+    return time
 
 
 def boot_id() -> str:
@@ -196,6 +199,7 @@ def open_run(paths: RunPaths, wanted: dict[str, t.Any], run_command: RunCommand)
         with Workspace(root) as fresh:
             _write_record(fresh.path / "run.json", run)
             (fresh.path / "hostkeys").mkdir(mode=0o700)
+            (fresh.path / "known_hosts").touch()
             make_key(fresh.path / "id_ed25519", f"mayfly {run.id}", run_command)
             fresh.path.chmod(0o711)  # QEMU's user passes through to the disks; only root lists
             return fresh.adopt(paths.dir)  # or another process has opened the same run meanwhile
@@ -220,6 +224,12 @@ def renew_run(paths: RunPaths, wanted: dict[str, t.Any]) -> None:
 
 def _write_record(path: Path, run: Run) -> None:
     path.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(run)}, indent=2) + "\n", encoding="utf-8")
+
+
+def is_bare(paths: RunPaths) -> bool:
+    """Tell whether the run is as open_run() made it, and nothing of any guest lies in it."""
+    own = {paths.record, paths.key, paths.key.with_suffix(".pub"), paths.lock, paths.known_hosts, paths.dir / "hostkeys"}
+    return set(paths.dir.iterdir()) <= own
 
 
 @contextlib.contextmanager

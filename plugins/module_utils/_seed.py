@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import tempfile
 import typing as t
 from pathlib import Path
@@ -22,6 +23,9 @@ RESERVED = frozenset({"users", "ssh_keys", "ssh_deletekeys", "ssh_genkeytypes", 
 # ISO 9660: the primary volume descriptor is sector 16, its application identifier lies at 574 and is 128 bytes long.
 _APPLICATION_ID = 16 * 2048 + 574
 _ID_PREFIX = "MAYFLY-SEED-"
+
+# Breaks of the line to YAML, or no characters at all. Within JSON's strings, the only place they can be, they have escapes.
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,4 +185,6 @@ def _network_config(macs: t.Sequence[str]) -> dict[str, t.Any]:
 
 
 def _json(data: t.Any) -> str:
-    return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    """Return JSON that is YAML too: beyond U+FFFF as it stands, for YAML knows no pairs; what YAML may not hold escaped."""
+    text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return _NOT_IN_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -157,7 +157,7 @@ class Store:
         """
         there = self._manifest(manifest.digest)
         if there:
-            self.check_extras(there, extras)
+            self.check_extras(there, extras, manifest.cmdline)
             if manifest.source.signed_by and not there.source.signed_by:
                 there = dataclasses.replace(there, source=manifest.source)
                 self._write(there)
@@ -185,8 +185,15 @@ class Store:
             fresh.unlink(missing_ok=True)
             raise
 
-    def check_extras(self, there: Manifest, extras: t.Mapping[str, Path]) -> None:
-        """Refuse another kernel for a disk that is stored: the manifest has room for one."""
+    def check_extras(self, there: Manifest, extras: t.Mapping[str, Path], cmdline: str = "") -> None:
+        """Refuse another kernel or command line for a disk that is stored: the manifest has room for one."""
+        if cmdline and cmdline != there.cmdline:
+            raise MayflyError(
+                "store image",
+                there.digest,
+                f"the same disk is there with another command line, '{there.cmdline}'",
+                "Give that command line to the domain instead, or remove the stored image first.",
+            )
         for suffix in ("vmlinuz", "initrd"):
             stored, given = self.path(there.digest, suffix), extras.get(suffix)
             if given and not (stored.exists() and file_sha256(stored) == file_sha256(given)):

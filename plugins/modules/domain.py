@@ -454,7 +454,7 @@ class Present:
 
     def run(self) -> tuple[list[Action], list[dict[str, t.Any]], list[Outcome]]:
         _guest.check_options(self._module.params["domains"])
-        opening = _provision.run_action(self._paths)
+        opening = _provision.run_action(self._paths, self._module.params["run"])
         # The run's deadline and owner stand in the tags: a run that is over is taken up with new ones.
         self._run: Run = (None if opening.changes else read_run(self._paths)) or new_run(self._module.params["run"], utc_now())
         guests = [self._assemble(options) for options in self._module.params["domains"]]

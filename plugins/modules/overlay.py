@@ -140,7 +140,7 @@ def present(module: AnsibleModule, tools: _module.Tools, paths: RunPaths) -> tup
             steps.append(Action("keep", "overlay", overlay.path.stem))
         else:
             steps.append(overlay_action(overlay.path.stem, overlay))
-    opening = run_action(paths)
+    opening = run_action(paths, module.params["run"])
     if not module.check_mode:
         with opened(paths, module.params["run"], tools.run):
             make([overlay for overlay, step in zip(overlays, steps) if step.changes], tools)

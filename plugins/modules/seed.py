@@ -153,7 +153,7 @@ def wanted_seed(options: dict[str, t.Any], run_id: str) -> Seed:
 
 def present(module: AnsibleModule, tools: _module.Tools, paths: RunPaths) -> tuple[list[Action], list[dict[str, t.Any]]]:
     seeds = [wanted_seed(options, paths.run) for options in module.params["seeds"]]
-    opening = run_action(paths)
+    opening = run_action(paths, module.params["run"])
     steps = [seed_action(seed, paths) for seed in seeds]
     if not module.check_mode:
         with opened(paths, module.params["run"], tools.run):

@@ -137,7 +137,8 @@ class Sweep:
         error = ""
         if not self._dry:
             try:
-                _purge.purge(self._hypervisor, self._state_dir, stale.id, self._tools.run, lambda: self._still(stale))
+                gone = _purge.purge(self._hypervisor, self._state_dir, stale.id, self._tools.run, lambda: self._still(stale))
+                steps = steps if gone else []
             except MayflyError as problem:
                 error = str(problem)
         names = [domain.name for domain in there.domains]

@@ -178,11 +178,6 @@ def test_another_kernel_for_a_stored_disk_is_refused(run: Modules, host: Host, f
     assert run("image", images=same)["results"][0]["aliases"] == ["booting", "other"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="present() does not look at the command line: for a stored disk another one is neither taken nor refused",
-)
 def test_another_command_line_for_a_stored_disk_is_taken_or_refused(run: Modules, files: Path) -> None:
     answer = run.answer(
         "image",
@@ -260,7 +255,7 @@ def test_hypervisor_info_tells_what_there_is(run: Modules, host: Host) -> None:
     assert (capacity["memory_mib"], capacity["domains"], capacity["given_memory_mib"], capacity["given_vcpus"]) == (3072, 2, 8192 + 64, 3)
     assert capacity["disk_free_mib"] == pytest.approx(shutil.disk_usage(host.state).free // 1024**2, rel=0.05)
     problems = [problem["subject"] for problem in answer["problems"] if problem["subject"] not in ("disk", "programs", "/dev/kvm")]
-    assert problems == ["acceleration"]
+    assert problems == ["acceleration", "wall"]
 
 
 @pytest.mark.usefixtures("capable")

@@ -33,4 +33,5 @@ def paths(tmp_path: Path) -> RunPaths:
     (made.dir / "hostkeys").mkdir(parents=True)
     made.key.write_text("run's private key\n")
     Path(f"{made.key}.pub").write_text("ssh-ed25519 AAAArun mayfly r1\n")
+    made.known_hosts.touch()
     return made

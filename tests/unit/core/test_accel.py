@@ -201,11 +201,6 @@ def test_without_any_qemu_nothing_is_proven_and_nothing_remembered(kernel: Path,
     assert prove(kernel, qemu).accel == "kvm"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="_boot() takes the statuses of timeout(1) itself, and of one that is missing, for a proof: remembered for the whole boot",
-)
 @pytest.mark.parametrize(
     ("code", "error"),
     [

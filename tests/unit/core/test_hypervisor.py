@@ -104,7 +104,7 @@ def test_leaves_a_line_that_is_right_as_it_is() -> None:
 def test_puts_libvirt_before_resolve_wherever_that_stands() -> None:
     """The line that systemd's manual recommends."""
     line = _nss.with_guests("hosts: mymachines resolve [!UNAVAIL=return] files myhostname dns\n")
-    assert line.split() == "hosts: mymachines libvirt_guest resolve [!UNAVAIL=return] files myhostname dns".split()
+    assert line.split() == ["hosts:", "mymachines", "libvirt_guest", "resolve", "[!UNAVAIL=return]", "files", "myhostname", "dns"]
     assert _nss.asked_early(line)
 
 

@@ -19,15 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from core_doubles import Daemon, Programs, lease, listing, manifest, run_record, seen, tag
+from core_doubles import Daemon, Programs, lease, listing, manifest, run_program, run_record, seen, tag
+from lxml import etree
 
 from ansible_collections.mayfly.virt.plugins.module_utils import _purge
+from ansible_collections.mayfly.virt.plugins.module_utils._domain_xml import facts
 from ansible_collections.mayfly.virt.plugins.module_utils._errors import MayflyError
 from ansible_collections.mayfly.virt.plugins.module_utils._lock import locked, try_locked
 from ansible_collections.mayfly.virt.plugins.module_utils._plan import sentences
 from ansible_collections.mayfly.virt.plugins.module_utils._purge import Belongings, RunView, Stale
 from ansible_collections.mayfly.virt.plugins.module_utils._run import OwnerProcess, RunPaths, hold, process_started
 from ansible_collections.mayfly.virt.plugins.module_utils._store import Store
+from ansible_collections.mayfly.virt.plugins.module_utils._tag import NAMESPACE, Tag
 from ansible_collections.mayfly.virt.plugins.module_utils._workspace import Workspace
 
 NOW = datetime.datetime(2026, 1, 1, 13, 0, 0, tzinfo=datetime.timezone.utc)
@@ -68,14 +71,14 @@ def test_a_name_alone_makes_no_domain_ours() -> None:
     assert _purge.owned([seen("one-r1", tag=None)], STATE, "r1") == []
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="owned() believes any run id of a tag, and sweep removes <state_dir>/runs/<that id>"
-)
 @pytest.mark.parametrize("run", ["../../etc", "..", ".", "a/b", "/etc"])
 def test_a_run_id_that_is_a_path_is_not_believed(run: str) -> None:
-    domains = _purge.owned([domain(run=run)], STATE)
-    named = {each.id for each in _purge.find_stale([], domains, NOW, "this-boot", 900)}
-    assert all(RunPaths(STATE, each).dir.resolve().parent == STATE / "runs" for each in named), named
+    """Or sweep would remove <state_dir>/runs/<that id>."""
+    told = etree.fromstring("<domain><name>one-r1</name><metadata/></domain>")
+    told.find("metadata").append(Tag(run=run, guest="one", state_dir=str(STATE)).to_element())
+    assert _purge.owned([facts(told)], STATE) == []
+    told.find(f"metadata/{{{NAMESPACE}}}run/{{{NAMESPACE}}}run").text = "r1"
+    assert [each.name for each in _purge.owned([facts(told)], STATE)] == ["one-r1"]
 
 
 # -- what is stale -------------------------------------------------------------------------------------------------------
@@ -406,9 +409,9 @@ def test_a_tree_with_a_mount_below_stays_whole(state: Path, monkeypatch: pytest.
     (paths.dir / "mnt").mkdir()
     before = listing(state)
     with_mounts(monkeypatch, f"{state}/runs/r10/mnt", f"{paths.dir}/mnt")
-    with pytest.raises(MayflyError, match=f"{paths.dir}/mnt is mounted below it") as caught:
+    with pytest.raises(MayflyError, match=f"{paths.dir}/mnt is mounted there") as caught:
         _purge.remove_tree(paths.dir)
-    assert caught.value.remedy == f"Unmount it first: umount {paths.dir}/mnt"
+    assert caught.value.remedy == f"Unmount it first: umount '{paths.dir}/mnt'"
     assert listing(state) == before
 
 
@@ -416,7 +419,7 @@ def test_a_mount_seen_through_a_link_counts(state: Path, tmp_path: Path, monkeyp
     paths = put_run(state, "r1")
     (tmp_path / "link").symlink_to(state)
     with_mounts(monkeypatch, f"{paths.dir}/mnt")
-    with pytest.raises(MayflyError, match="is mounted below it"):
+    with pytest.raises(MayflyError, match="is mounted there"):
         _purge.remove_tree(RunPaths(tmp_path / "link", "r1").dir)
     assert paths.record.exists()
 
@@ -443,9 +446,6 @@ def test_a_mount_on_the_directory_itself_counts(state: Path, monkeypatch: pytest
         _purge.remove_tree(paths.dir)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=FileNotFoundError, reason="remove_tree() raises when another sweep is at the same tree and not yet done"
-)
 def test_two_sweeps_may_remove_the_same_tree(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = put_run(state, "r1")
     (paths.dir / "file").write_text("x")
@@ -476,22 +476,22 @@ def test_a_tidy_state_directory_has_no_rubbish(store: Store, monkeypatch: pytest
     store.add(store.tmp / "image", manifest(), {})
     store.point("debian", manifest().digest)
     aged(store.path(manifest().digest), monkeypatch)
-    assert _purge.rubbish(store.dir.parent, 900) == []
-    assert _purge.rubbish(store.dir.parent / "nowhere", 0) == []
+    assert _purge.rubbish(store.dir.parent, 900, run_program) == []
+    assert _purge.rubbish(store.dir.parent / "nowhere", 0, run_program) == []
 
 
 def test_what_a_killed_import_left_is_rubbish_after_a_while(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     orphan = store.path("7" * 64)
-    strays = [store.tmp / ".manifest-7-1", store.tmp / ".alias-debian-1", orphan, store.path("7" * 64, "vmlinuz")]
+    strays = [store.tmp / ".manifest-7-1", store.tmp / ".link-debian-1", orphan, store.path("7" * 64, "vmlinuz")]
     for path in strays:
         path.write_text("half")
-    (store.tmp / ".alias-dangling-2").symlink_to("../sha256-7.json")
-    strays.append(store.tmp / ".alias-dangling-2")
-    assert _purge.rubbish(store.dir.parent, 900) == []
+    (store.tmp / ".link-dangling-2").symlink_to("../sha256-7.json")
+    strays.append(store.tmp / ".link-dangling-2")
+    assert _purge.rubbish(store.dir.parent, 900, run_program) == []
     aged(orphan, monkeypatch)
-    assert sorted(_purge.rubbish(store.dir.parent, 900)) == sorted(strays)
-    _purge.remove_rubbish(strays)
-    _purge.remove_rubbish(strays)
+    assert sorted(_purge.rubbish(store.dir.parent, 900, run_program)) == sorted(strays)
+    for path in [*strays, *strays]:
+        _purge.remove_rubbish(path)
     assert {name: what for name, what in listing(store.dir).items() if what != "directory"} == {}
 
 
@@ -502,17 +502,13 @@ def test_abandoned_workspaces_are_rubbish_and_held_ones_are_not(store: Store) ->
         (parent / ".work-dead").mkdir()
         (parent / ".work-dead" / "lock").touch()
     with Workspace(runs), Workspace(store.tmp):
-        found = _purge.rubbish(store.dir.parent, 900)
+        found = _purge.rubbish(store.dir.parent, 900, run_program)
     assert found == [runs / ".work-dead", store.tmp / ".work-dead"]
-    _purge.remove_rubbish(found)
+    for path in found:
+        _purge.remove_rubbish(path)
     assert [*runs.iterdir(), *store.tmp.iterdir()] == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="rubbish() takes an image without manifest, though overlays stand on it",
-)
 def test_an_image_that_guests_stand_on_is_never_rubbish(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     state = store.dir.parent
     (store.tmp / "image").write_text("x")
@@ -525,14 +521,13 @@ def test_an_image_that_guests_stand_on_is_never_rubbish(store: Store, monkeypatc
         subprocess.run(["qemu-img", "create", "-q", *argv], check=True, timeout=30)
     store.path(manifest().digest, "json").unlink()
     aged(base, monkeypatch)
-    assert base not in _purge.rubbish(state, 900)
+    assert base not in _purge.rubbish(state, 900, run_program)
 
 
-@pytest.mark.xfail(strict=True, raises=MayflyError, reason="rubbish() reads every manifest: a damaged one ends the sweep")
 def test_a_damaged_manifest_does_not_end_the_sweep(store: Store) -> None:
     store.path("7" * 64, "json").write_text("{")
     (store.tmp / ".work-dead").mkdir()
-    assert _purge.rubbish(store.dir.parent, 900) == [store.tmp / ".work-dead"]
+    assert _purge.rubbish(store.dir.parent, 900, run_program) == [store.tmp / ".work-dead"]
 
 
 def test_a_process_that_ended_is_no_owner() -> None:

@@ -66,14 +66,7 @@ def test_the_key_is_the_same_in_every_process() -> None:
         ("_CMDLINE", "root=/dev/vda"),
         ("_BASE_PACKAGES", ("init",)),
         ("_MASKED", ()),
-        pytest.param(
-            *("_KERNELS", {"cloud": "linux-image-amd64"}),
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=AssertionError,
-                reason="canonical() leaves out which package a kernel is, and how the programs are called",
-            ),
-        ),
+        ("_KERNELS", {"cloud": "linux-image-amd64"}),
     ],
 )
 def test_what_is_built_otherwise_is_another_image(part: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +179,7 @@ def test_an_empty_word_is_refused(field: str) -> None:
         _recipe.check("debian", dataclasses.replace(PLAIN, **{field: value}))
 
 
-@pytest.mark.parametrize("word", ["bpftööl", "аpt", "zip\u0661", "x\n"])
+@pytest.mark.parametrize("word", ["bpftööl", "\u0430pt", "zip\u0661", "x\n"])
 def test_letters_of_another_script_are_refused(word: str) -> None:
     with pytest.raises(InvalidInput):
         _recipe.check("debian", Recipe("bookworm", packages=(word,)))
