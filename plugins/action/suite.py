@@ -54,6 +54,7 @@ LOG_LIMIT = 17 * 1024 * 1024  # the runner's own limit and its note
 ARCHIVE_LIMIT = 32 * 1024 * 1024  # packed, as it comes from the guest
 SLACK = 30  # beyond the deadline: the runner ends its processes and writes down how
 NAME_SHOWN = 120
+DIAGNOSTICS_SHOWN = 3
 
 MARK = "=mayfly=\n"  # before it: whatever a login shell prints
 RUNNER_GONE = 90
@@ -320,9 +321,9 @@ class Screen:
         plan = "" if self.planned is None else f"/{self.planned}"
         name = event["name"][:NAME_SHOWN] or f"test {event['number']}"
         yield self._line(f"{self.seen}{plan} {name} \u2026 {status.upper()} {event['duration']:.1f} s"), colour
-        diagnostic = _events.first_diagnostic(event["message"])
-        if status in _events.RED_STATUSES and diagnostic:
-            yield self._line(f"    {diagnostic[:NAME_SHOWN]}"), colour
+        if status in _events.RED_STATUSES:
+            for diagnostic in _events.diagnostics(event["message"])[:DIAGNOSTICS_SHOWN]:
+                yield self._line(f"    {diagnostic[:NAME_SHOWN]}"), colour
 
     def _end(self, event: dict[str, Any]) -> tuple[str, str | None]:
         if event["timed_out"]:

@@ -321,7 +321,11 @@ _IDLE_DIAGNOSTIC = re.compile(r"(Failed (\(TODO\) )?test\b|at \S+ line \d+|---$|
 
 def first_diagnostic(message: str | None) -> str:
     """The first line of a message that says something."""
+    return (diagnostics(message) or [""])[0]
+
+
+def diagnostics(message: str | None) -> list[str]:
+    """The lines of a message that say something; all of them when none does."""
     lines = [line.strip().lstrip("#").strip() for line in (message or "").split("\n")]
     lines = [line for line in lines if line]
-    telling = [line for line in lines if not _IDLE_DIAGNOSTIC.match(line)]
-    return (telling or lines or [""])[0]
+    return [line for line in lines if not _IDLE_DIAGNOSTIC.match(line)] or lines

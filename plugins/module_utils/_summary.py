@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ._console import death, last_words
-from ._events import failed_tests, first_diagnostic, is_number, suite_label
+from ._events import diagnostics, failed_tests, is_number, suite_label
 from ._verdict import phase_name
 
 SUMMARY_LINES = 40
@@ -77,10 +77,11 @@ def _failed_block(verdict: Data) -> list[str]:
     if not failed:
         return []
     lines = ["Failed tests"]
+    shown = 3 if len(failed) <= 2 else 1  # what was expected and what was got often follow
     for test in failed[:_SUMMARY_TESTS]:
         name = test["name"] or "(no name)"
         lines.append(f"  {test['suite']}@{test['guest']}  {test['number']} {name}  {_TEST_MARKS[test['status']]}")
-        lines += [f"      {first_diagnostic(test['message'])}"] if first_diagnostic(test["message"]) else []
+        lines += [f"      {line}" for line in diagnostics(test["message"])[:shown]]
     return lines + _more(len(failed) - _SUMMARY_TESTS)
 
 

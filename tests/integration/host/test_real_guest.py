@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,14 +23,6 @@ from conftest import ENVIRONMENT, IMAGE, ROOT, STATE_DIR, Host, Module, Playbook
 
 MAYFLY_JOB = ROOT / "build" / "collections" / "ansible_collections" / "mayfly" / "virt" / "extensions" / "bin" / "mayfly_job.py"
 
-FAILING = """\
-echo 1..3
-echo ok 1 - it begins
-echo not ok 2 - the answer is 42
-echo '# got: 41'
-echo '# expected: 42'
-echo ok 3 - it ends
-"""
 PANICKING = """\
 echo 1..2
 echo ok 1 - it begins
@@ -86,26 +79,66 @@ def run_job(directory: Path, path: Path) -> tuple[int, str, Path]:
     return done.returncode, done.stdout + done.stderr, directory / "results" / "latest"
 
 
+def make_run(*words: str) -> tuple[int, str, Path]:
+    """Type `make run`; return exit status, output and results directory."""
+    environment = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("MAKE")}  # of the make that runs the tests
+    argv = ["make", "-C", str(ROOT), "run", *words]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    return done.returncode, done.stdout + done.stderr, ROOT / "results" / "latest"
+
+
+def test_make_run_passes_and_reuses_the_image(clean: Callable[[], None]) -> None:
+    """The example job from the installed artefact. That its image was built before, the fixtures see to."""
+    status, said, results = make_run()
+    assert status == 0, said
+    assert f"image {IMAGE}: reused" in said
+    assert re.search(r"^ +\d+:\d\d    guest bookworm: ready after ", said, re.MULTILINE), said
+    assert re.search(r"^PASSED  .* 18 of 18 tests passed", said, re.MULTILINE), said
+    verdict = json.loads((results / "verdict.json").read_text())
+    assert (verdict["verdict"], verdict["exit_code"], verdict["run_id"]) == ("passed", 0, results.resolve().name)
+    cases = list(ElementTree.parse(results / "junit.xml").iter("testcase"))
+    assert len(cases) == 18
+    assert not [case for case in cases if list(case.iter("failure")) or list(case.iter("error")) or list(case.iter("skipped"))]
+    assert (results / "summary.txt").read_text() in said
+    assert not list((STATE_DIR / "runs").iterdir())
+    clean()
+
+
 def test_a_failing_assertion_is_exit_1_and_named(tmp_path: Path, clean: Callable[[], None]) -> None:
-    status, said, results = run_job(tmp_path, job(tmp_path, FAILING))
+    """The example with another expectation: the verdict of an XDP program is not what the test wants."""
+    suite = tmp_path / "suite"
+    shutil.copytree(ROOT / "examples" / "ebpf-smoke" / "suite", suite)
+    script = (suite / "smoke.py").read_text()
+    (suite / "smoke.py").write_text(script.replace("XDP_DROP = 1\n", "XDP_DROP = 2\n"))
+    job_file = (ROOT / "examples" / "ebpf-smoke" / "job.yml").read_text()
+    (tmp_path / "job.yml").write_text(job_file.replace("source: examples/ebpf-smoke/suite", f"source: {suite}"))
+    name = "the pinned program runs: its verdict and its count are right"
+    status, said, results = make_run(f"JOB={tmp_path / 'job.yml'}")
     assert status == 1, said
     verdict = json.loads((results / "verdict.json").read_text())
     assert (verdict["verdict"], verdict["exit_code"]) == ("failed", 1)
     summary = (results / "summary.txt").read_text()
     for text in (summary, said):
-        assert "the answer is 42" in text
-        assert "got: 41" in text
+        assert name in text
+        assert "1 of 18 tests failed" in text
+        assert "expected: 2" in text
+        assert re.search(r"got: +1$", text, re.MULTILINE)
     assert len(summary.splitlines()) <= 40
     junit = ElementTree.parse(results / "junit.xml")
-    failed = [case.get("name") for case in junit.iter("testcase") if case.find("failure") is not None]
-    assert "the answer is 42" in failed
-    console = (results / "guests" / "one" / "console.log").read_text(errors="replace")
-    assert "Linux version" in console
-    assert (results / "guests" / "one" / "journal.log").stat().st_size > 1000
-    assert "Linux version" in (results / "guests" / "one" / "dmesg.log").read_text()
-    assert "VERSION_CODENAME=bookworm" in (results / "guests" / "one" / "versions.txt").read_text()
-    assert "<domain" in (results / "guests" / "one" / "domain.xml").read_text()
-    assert re.search(r"^  \d+:\d\d|^ +\d+:\d\d  Prepare", said, re.MULTILINE), "progress shows the time"
+    assert [case.get("name") for case in junit.iter("testcase") if case.find("failure") is not None] == [name]
+    guest = results / "guests" / "bookworm"
+    assert "Linux version" in (guest / "console.log").read_text(errors="replace")
+    assert (guest / "journal.log").stat().st_size > 1000
+    assert "Linux version" in (guest / "dmesg.log").read_text()
+    assert "VERSION_CODENAME=bookworm" in (guest / "versions.txt").read_text()
+    assert "<domain" in (guest / "domain.xml").read_text()
+    clean()
+
+
+def test_make_run_of_a_job_that_is_not_there_is_exit_2(clean: Callable[[], None]) -> None:
+    status, said, _results = make_run("JOB=no/such/job.yml")
+    assert status == 2
+    assert "Could not read job 'no/such/job.yml'" in said
     clean()
 
 
@@ -123,7 +156,7 @@ def test_a_panic_while_the_suite_runs_is_exit_1_with_the_reason(tmp_path: Path, 
 
 
 def test_a_guest_that_panics_at_boot_is_exit_2_with_the_reason(tmp_path: Path, clean: Callable[[], None]) -> None:
-    path = job(tmp_path, FAILING, mayfly_guests=[{"name": "one", "image": IMAGE, "cmdline": "root=LABEL=nowhere panic=0 rdinit=/nothing"}])
+    path = job(tmp_path, SLOW, mayfly_guests=[{"name": "one", "image": IMAGE, "cmdline": "root=LABEL=nowhere panic=0 rdinit=/nothing"}])
     status, said, results = run_job(tmp_path, path)
     assert status == 2, said
     for text in ((results / "summary.txt").read_text(), said):
