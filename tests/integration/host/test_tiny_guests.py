@@ -278,3 +278,20 @@ def test_missing_bindings_name_the_interpreter(tmp_path: Path) -> None:
     assert str(python) in done.stdout
     assert "python3-lxml" in done.stdout or "python3-libvirt" in done.stdout
     assert os.path.exists(python)
+
+
+def test_a_disk_that_is_full_while_an_image_is_built(tmp_path: Path) -> None:
+    """A real file system without room: what fails there is mmdebstrap, apt or dpkg, each with words of its own."""
+    state_dir = tmp_path / "state"
+    state_dir.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", str(state_dir)], check=True)
+    try:
+        wanted = {"name": "full", "recipe": {"suite": "bookworm"}}
+        answer = Module({"state_dir": str(state_dir)})("image", images=[wanted], fails=True)
+        assert "Could not store image 'full': no space is left on the disk of" in answer["msg"]
+        assert "make room" in answer["remedy"]
+        left = [path for path in (state_dir / "images").rglob("*") if path.is_file() and path.parent.name != "locks"]
+        assert left == []
+        assert not list((state_dir / "images" / "tmp").iterdir())
+    finally:
+        subprocess.run(["umount", str(state_dir)], check=True)
