@@ -29,10 +29,7 @@ for number, name in enumerate(sys.argv[2:]):
     connection.createXML(f"""
 <domain type='qemu'>
   <name>{name}</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
-  <os>
-    <type arch='x86_64' machine='q35'>hvm</type>
-    <kernel>{image["kernel"]}</kernel><initrd>{image["initrd"]}</initrd><cmdline>{image["cmdline"]}</cmdline>
-  </os>
+  <os><type arch='x86_64' machine='q35'>hvm</type><boot dev='hd'/></os>
   <features><acpi/><apic/><vmcoreinfo state='on'/></features>
   <cpu mode='maximum'/>
   <devices>

@@ -11,7 +11,6 @@ work=$2/inst-files
 shift 2
 field() { printf '%s' "$image" | python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
 base=$(field path)
-boot="kernel=$(field kernel),initrd=$(field initrd),kernel_args='$(field cmdline)'"
 mkdir -m 0755 "$work"
 ssh-keygen -q -t ed25519 -N '' -f "$work/id"
 for name in "$@"; do
@@ -20,6 +19,6 @@ for name in "$@"; do
     virt-install --connect qemu:///system --name "$name" --transient --import --noautoconsole --noreboot --quiet \
         --virt-type qemu --memory 128 --vcpus 1 --machine q35 --osinfo detect=off,require=off --graphics none \
         --disk "path=$work/$name.qcow2,format=qcow2,size=20,backing_store=$base,backing_format=qcow2,bus=virtio" \
-        --network network=mayfly,model=virtio --boot "$boot" \
+        --network network=mayfly,model=virtio --boot hd \
         --cloud-init "user-data=$work/$name.user,meta-data=$work/$name.meta"
 done

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -20,6 +19,7 @@ from ._domain_xml import SeenDomain
 from ._errors import MayflyError
 from ._guest import Guest, Overlay, check_seen
 from ._libvirt import Hypervisor
+from ._parallel import at_once
 from ._plan import Action
 from ._purge import remove_tree
 from ._readiness import LoginResult, Target, View
@@ -27,9 +27,6 @@ from ._run import RunPaths, boot_id, hold, is_bare, new_run, open_run, public_ke
 from ._seed import HostKey, Seed
 from ._ssh import Access, accepted, login_argv
 from ._types import RunCommand
-
-# Making a domain is mostly waiting for QEMU to start; more at once than this gains nothing and floods libvirtd.
-MAX_PARALLEL = 8
 
 _UNMADE = HostKey(private="(made with the guest)", public="(made with the guest)")
 
@@ -141,21 +138,13 @@ def make_all(plans: t.Sequence[GuestPlan], paths: RunPaths, hypervisor: Hypervis
         return made
     fresh: dict[str, SeenDomain] = {}
     try:
-        _at_once(todo, lambda guest: _make_files(guest, paths, run_command))
+        at_once(todo, lambda guest: _make_files(guest, paths, run_command))
         _seed.write_known_hosts(paths)
-        _at_once(todo, lambda guest: _make_domain(guest, paths, hypervisor, fresh))
+        at_once(todo, lambda guest: _make_domain(guest, paths, hypervisor, fresh))
     except BaseException as error:
         _take_all_back(todo, fresh, paths, hypervisor, error)
         raise
     return {**made, **fresh}
-
-
-def _at_once(guests: t.Sequence[Guest], step: t.Callable[[Guest], None]) -> None:
-    """Take a step for all guests at the same time; when several fail, the first one's error is raised."""
-    with concurrent.futures.ThreadPoolExecutor(max_workers=MAX_PARALLEL) as pool:
-        futures = [pool.submit(step, guest) for guest in guests]
-    for future in futures:
-        future.result()
 
 
 def _make_files(guest: Guest, paths: RunPaths, run_command: RunCommand) -> None:

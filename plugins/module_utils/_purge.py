@@ -22,6 +22,7 @@ from ._errors import MayflyError
 from ._libvirt import Hypervisor, Lease
 from ._lock import locked, try_locked
 from ._names import is_run_id
+from ._parallel import at_once
 from ._plan import Action
 from ._run import HOLD_PATIENCE, Run, RunPaths, boot_id, read_run, runs_dir
 from ._store import Store
@@ -169,8 +170,7 @@ def purge(
         if not confirm():
             return False
         there = belongings(hypervisor, state_dir, run_id)
-        for domain in there.domains:
-            hypervisor.destroy(domain.name, domain.uuid)
+        at_once(there.domains, lambda domain: hypervisor.destroy(domain.name, domain.uuid))
         release(hypervisor, there.leases, run_command)
         if there.directory:
             remove_tree(paths.dir)

@@ -392,6 +392,7 @@ from ..module_utils._domain_xml import SeenDomain
 from ..module_utils._errors import InvalidInput, MayflyError
 from ..module_utils._libvirt import Hypervisor
 from ..module_utils._names import check_domain_name, check_run_id, check_unique
+from ..module_utils._parallel import at_once
 from ..module_utils._plan import Action
 from ..module_utils._provision import GuestPlan, Waiter
 from ..module_utils._readiness import Outcome, Target, wait_for_all
@@ -572,8 +573,7 @@ def absent(module: AnsibleModule, hypervisor: Hypervisor) -> tuple[list[Action],
     steps = {name: removal(name, mine.get(name), _provision.guest_files(paths, name)) for name in names}
     if not module.check_mode and any(step.changes for step in steps.values()):
         with hold(paths) if paths.record.exists() else contextlib.nullcontext():
-            for name in names:
-                _provision.take_back(name, mine.get(name), paths, hypervisor)
+            at_once(names, lambda name: _provision.take_back(name, mine.get(name), paths, hypervisor))
             if paths.record.exists():
                 write_known_hosts(paths)
         _purge.release(hypervisor, leases, tools.run)
