@@ -61,5 +61,24 @@ def module(name: str, **options: Any) -> Measured:
     return measure(argv, json.dumps({"ANSIBLE_MODULE_ARGS": options}))
 
 
+def wait_until_quiet(patience: float = 20) -> None:
+    """Wait until what was before no longer keeps the processors busy: less than a tenth of half a second."""
+    limit = time.monotonic() + patience
+    while time.monotonic() < limit:
+        before = _ticks()
+        time.sleep(0.5)
+        busy, idle = (after - earlier for after, earlier in zip(_ticks(), before))
+        if busy < 0.1 * (busy + idle):
+            return
+    raise SystemExit(f"The machine is not quiet for {patience:.0f} s: end what else runs on it.")
+
+
+def _ticks() -> tuple[int, int]:
+    """Return for how long the processors were busy and idle, in clock ticks."""
+    times = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    idle = times[3] + times[4]
+    return sum(times) - idle, idle
+
+
 def row(what: str, measured: str, aim: str, reached: bool | None, **figures: Any) -> dict[str, Any]:
     return {"what": what, "measured": measured, "aim": aim, "reached": {True: "yes", False: "NO", None: "-"}[reached], **figures}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
-from common import Measured, measure, module, row
+from common import Measured, measure, module, row, wait_until_quiet
 
 GUESTS = 8
 REPEATS = 5
@@ -87,6 +87,7 @@ def run() -> list[dict[str, Any]]:
         results: dict[str, list[Measured]] = {way: [] for way in ways}
         for _repeat in range(REPEATS):  # by turns, so that a slow minute of the machine hits all three
             for way, make in ways.items():
+                wait_until_quiet()
                 results[way].append(make(image))
                 settle()
     finally:

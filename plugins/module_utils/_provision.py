@@ -138,23 +138,20 @@ def make_all(plans: t.Sequence[GuestPlan], paths: RunPaths, hypervisor: Hypervis
         return made
     fresh: dict[str, SeenDomain] = {}
     try:
-        at_once(todo, lambda guest: _make_files(guest, paths, run_command))
-        _seed.write_known_hosts(paths)
-        at_once(todo, lambda guest: _make_domain(guest, paths, hypervisor, fresh))
+        at_once([guest for guest in todo if guest.seed], lambda guest: _seed.host_key(paths, guest.name, run_command))
+        _seed.write_known_hosts(paths)  # before the first domain: whoever sees it can log in to it
+        at_once(todo, lambda guest: _make_guest(guest, paths, hypervisor, run_command, fresh))
     except BaseException as error:
         _take_all_back(todo, fresh, paths, hypervisor, error)
         raise
     return {**made, **fresh}
 
 
-def _make_files(guest: Guest, paths: RunPaths, run_command: RunCommand) -> None:
+def _make_guest(guest: Guest, paths: RunPaths, hypervisor: Hypervisor, run_command: RunCommand, fresh: dict[str, SeenDomain]) -> None:
     if guest.overlay:
         make_overlay(guest.overlay, run_command)
     if guest.seed:
         make_seed(guest.seed, paths, run_command)
-
-
-def _make_domain(guest: Guest, paths: RunPaths, hypervisor: Hypervisor, fresh: dict[str, SeenDomain]) -> None:
     console = paths.console(guest.name)
     if console.exists():  # of an earlier attempt: its panic is not this guest's
         console.replace(console.with_suffix(".log.previous"))

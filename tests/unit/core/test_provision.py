@@ -310,8 +310,8 @@ def test_a_running_guest_survives_the_failure_of_another(paths: RunPaths) -> Non
     assert listing(paths.state_dir) == before
 
 
-def test_guests_are_made_in_stages(paths: RunPaths) -> None:
-    """Files of all, then known_hosts, then domains: whoever sees a domain can log in to it, and a file that fails starts nothing."""
+def test_whoever_sees_a_domain_can_log_in_to_it(paths: RunPaths) -> None:
+    """Host keys of all, then known_hosts, then guest by guest its files and its domain."""
     daemon, order = Daemon(), []
     create = daemon.create
 
@@ -319,7 +319,8 @@ def test_guests_are_made_in_stages(paths: RunPaths) -> None:
         order.append(name)
         pins = [line.split()[0] for line in paths.known_hosts.read_text().splitlines()]
         assert pins == ["one-r1", "three-r1", "two-r1"]
-        assert all(paths.overlay(each).exists() and paths.seed(each).exists() for each in pins)
+        assert paths.overlay(name).exists()
+        assert paths.seed(name).exists()
         return create(name, xml)
 
     daemon.create = watched
@@ -327,13 +328,21 @@ def test_guests_are_made_in_stages(paths: RunPaths) -> None:
     assert sorted(order) == ["one-r1", "three-r1", "two-r1"]
 
 
-def test_a_file_that_fails_starts_no_domain(paths: RunPaths) -> None:
+def test_a_file_that_fails_leaves_no_domain(paths: RunPaths) -> None:
     def no_room_for_two(argv: list[str]) -> Any:
         return (1, "", "no room") if "two-r1" in argv[-2] else make_file(argv)
 
-    daemon = Daemon()
+    daemon, before = Daemon(), listing(paths.state_dir)
     with pytest.raises(MayflyError, match="no room"):
         _provision.make_all(plans(paths, "one-r1", "two-r1", "three-r1"), paths, daemon, programs(qemu_img=no_room_for_two))
+    assert daemon.running == {}
+    assert listing(paths.state_dir) == before
+
+
+def test_a_host_key_that_fails_starts_no_domain(paths: RunPaths) -> None:
+    daemon = Daemon()
+    with pytest.raises(MayflyError, match="no entropy"):
+        _provision.make_all(plans(paths, "one-r1", "two-r1"), paths, daemon, programs(ssh_keygen=lambda argv: (1, "", "no entropy")))
     assert daemon.events == []
 
 
