@@ -50,25 +50,34 @@ def playbook(name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["ansible-playbook", f"mayfly.virt.{name}", *arguments], env=environment, start_new_session=True)
 
 
-def wait(process: subprocess.Popen[bytes]) -> int:
-    """Wait for a playbook, passing on what is meant to end us."""
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run_playbook(name: str, arguments: list[str]) -> int:
+    """Run a playbook to its end, passing on what is meant to end us."""
+    # Blocked until there is somebody to pass them on to; a child that has ended by then needs them no more.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    process = playbook(name, arguments)
 
     def pass_on(number: int, _frame: t.Any) -> None:
-        os.killpg(process.pid, number)
+        if process.poll() is None:
+            os.killpg(process.pid, number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     return process.wait()
 
 
-def cleaned(results: Path) -> bool:
-    """Tell whether the run's cleanup has come to a good end."""
+def cleaned(results: Path, since: float) -> bool:
+    """Tell whether the run's cleanup has come to a good end since then."""
     try:
         lines = (results / "phases.jsonl").read_text(encoding="utf-8").splitlines()
         phases = [json.loads(line) for line in lines]
     except (FileNotFoundError, ValueError):  # a torn line is a sign of no good end
         return False
-    return any((line["phase"], line["event"], line.get("status")) == ("cleanup", "end", "ok") for line in phases)
+    ended = [line for line in phases if line["time"] >= since]
+    return any((line["phase"], line["event"], line.get("status")) == ("cleanup", "end", "ok") for line in ended)
 
 
 def read_verdict(results: Path, since: float) -> dict[str, t.Any] | None:
@@ -96,16 +105,16 @@ def main() -> int:
         print(f"Could not read job '{options.job}': there is no such file.", file=sys.stderr)
         return BROKEN
     results = options.results.absolute() / options.run_id
-    run = ["-e", f"mayfly_run_id={options.run_id}", "-e", f"mayfly_results={results.parent}"]
+    run = ["-e", json.dumps({"mayfly_run_id": options.run_id, "mayfly_results": str(results.parent)})]
     job = ["-e", f"@{options.job}", *run, *extra]
     since = datetime.datetime.now().timestamp()
     print(f"Job {options.job}, run {options.run_id}", flush=True)
-    ended = wait(playbook("ci", job))
+    ended = run_playbook("ci", job)
     if results.is_dir():
         point_latest(results)
-    if not cleaned(results):
+    if not cleaned(results, since):
         print("The playbook did not come to its cleanup; cleaning up now.", flush=True)
-        if wait(playbook("cleanup", job)) != 0:
+        if run_playbook("cleanup", job) != 0:
             later = f"""ansible-playbook mayfly.virt.sweep -e '{{"mayfly_runs": ["{options.run_id}"]}}'"""
             print(f"Cleanup failed. Later: {later}", file=sys.stderr)
             return BROKEN

@@ -201,7 +201,7 @@ def judge(evidence: Evidence) -> Data:
     died = [suite for suite in suites if _died_with_guest(suite, dead)]
     others = [suite for suite in suites if not _died_with_guest(suite, dead)]
     failures, explained, cleanup = _phase_failures(phases, dead)
-    infrastructure = job.errors + phase_errors + failures
+    infrastructure = job.errors + phase_errors + failures + _unread(guests)
     if all(suite["status"] == "skipped" for suite in suites):
         infrastructure.append("nothing was tested" + (": every suite was skipped" if suites else ""))
     exit_code = _exit_code(others, guests, infrastructure, cleanup)
@@ -263,6 +263,11 @@ def _judge_guest(guest: Data, evidence: Evidence) -> Data:
         except ValueError as error:
             judged["facts"] = {"unreadable": str(error)}
     return judged
+
+
+def _unread(guests: list[Data]) -> list[str]:
+    """A guest that was made has a console; what its kernel complained of is not known when nobody read it."""
+    return [f"the console of {guest['name']} was not read" for guest in guests if guest.get("uuid") and not guest["console"]["read"]]
 
 
 def _phase_failures(phases: list[Data], dead: set[str]) -> tuple[list[str], list[str], list[str]]:

@@ -555,6 +555,8 @@ def absent(module: AnsibleModule, hypervisor: Hypervisor) -> tuple[list[Action],
     paths = RunPaths(_module.state_dir(module), check_run_id(module.params["run"]["id"]))
     if module.params["clean_run"]:
         there = _purge.belongings(hypervisor, paths.state_dir, paths.run)
+        if not there.domains and not there.directory:
+            refuse_elsewhere(hypervisor, paths)
         steps = _purge.actions(paths.run, "", there)
         if not module.check_mode:
             _purge.purge(hypervisor, paths.state_dir, paths.run, tools.run)
@@ -578,6 +580,14 @@ def absent(module: AnsibleModule, hypervisor: Hypervisor) -> tuple[list[Action],
                 write_known_hosts(paths)
         _purge.release(hypervisor, leases, tools.run)
     return list(steps.values()), [_module.entry(name, [step]) for name, step in steps.items()]
+
+
+def refuse_elsewhere(hypervisor: Hypervisor, paths: RunPaths) -> None:
+    """Do not call a run gone that lives on below another state directory."""
+    for domain in hypervisor.domains():
+        if domain.tag and domain.tag.run == paths.run:
+            why = f"it is not below {paths.state_dir}, but {domain.name} was made for it below {domain.tag.state_dir}"
+            raise MayflyError("remove run", paths.run, why, "Give that state_dir.")
 
 
 def removal(name: str, domain: SeenDomain | None, files: list[Path]) -> Action:

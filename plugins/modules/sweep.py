@@ -139,7 +139,7 @@ class Sweep:
             try:
                 gone = _purge.purge(self._hypervisor, self._state_dir, stale.id, self._tools.run, lambda: self._still(stale))
                 steps = steps if gone else []
-            except MayflyError as problem:
+            except (MayflyError, OSError) as problem:
                 error = str(problem)
         names = [domain.name for domain in there.domains]
         return steps, _module.entry(stale.id, steps, reason=stale.reason, domains=names, error=error)
@@ -150,7 +150,7 @@ class Sweep:
         if not self._dry:
             try:
                 _purge.remove_rubbish(path)
-            except MayflyError as problem:
+            except (MayflyError, OSError) as problem:
                 error = str(problem)
         return step, _module.entry(str(path), [step], reason=step.reason, domains=[], error=error)
 

@@ -150,6 +150,15 @@ def read_by_guest(results: Path, name: str) -> dict[str, str]:
     return {guest: text for guest, text in texts.items() if text is not None}
 
 
+def read_consoles(results: Path) -> dict[str, str]:
+    """Return the consoles' texts: a console that has filled several files is their row, the highest number first."""
+    consoles = {}
+    for guest, last in read_by_guest(results, "console.log").items():
+        older = [read_text(results / "guests" / guest / f"console.log.{number}") for number in range(9, -1, -1)]
+        consoles[guest] = "".join(text for text in [*older, last] if text is not None)
+    return consoles
+
+
 def gather(results: Path) -> _verdict.Evidence:
     """Read everything the verdict is made of."""
     paths = sorted(results.glob("suites/*/*/events.jsonl"))
@@ -159,7 +168,7 @@ def gather(results: Path) -> _verdict.Evidence:
         job=read_text(results / "job.json"),
         phases=read_text(results / "phases.jsonl"),
         events={key: text for key, text in events.items() if text is not None},
-        consoles=read_by_guest(results, "console.log"),
+        consoles=read_consoles(results),
         facts=read_by_guest(results, "facts.json"),
     )
 

@@ -115,6 +115,8 @@ def connection_vars(record: Record, access_dir: str, by_name: bool) -> dict[str,
         "ansible_python_interpreter": "/usr/bin/python3",
         "ansible_pipelining": True,
     }
+    if record["user"] != "root":  # whom the seed lets become root; suites and evidence need it
+        variables["ansible_become"] = True
     if by_name:
         variables["ansible_host"] = record["name"]
     elif record["addresses"]:

@@ -12,6 +12,9 @@ from ..module_utils._errors import InvalidInput
 Options = dict[str, t.Any]
 
 
+_NOT_BUILT = "it is neither in the catalogue of recipes nor defined by the job"
+
+
 def plan(
     wanted: t.Sequence[Options],
     catalog: t.Mapping[str, Options],
@@ -26,11 +29,12 @@ def plan(
     for image in wanted:
         base = catalog.get(image["base"])
         if base is None:
-            _refuse_additions(image, "it is neither in the catalogue of recipes nor defined by the job")
+            _refuse_additions({**image, "packages": [*image.get("toolchains", []), *image.get("packages", [])]}, _NOT_BUILT)
             stored.append(image["base"])
         elif "recipe" in base:
             make.append(_built(image, base["recipe"], toolchains, settings))
         else:
+            # Toolchains may be in it already; their roles prove that in the guest.
             _refuse_additions(image, "it is imported, not built")
             make.append({**base, "name": image["name"]})
     return {"make": make, "stored": stored}
@@ -78,7 +82,7 @@ def _toolchain_packages(image: Options, name: str, toolchains: t.Mapping[str, t.
 
 
 def _refuse_additions(image: Options, why: str) -> None:
-    additions = [*image.get("toolchains", []), *image.get("packages", []), *([image["kernel"]] if image.get("kernel") else [])]
+    additions = [*image.get("packages", []), *([image["kernel"]] if image.get("kernel") else [])]
     if additions:
         raise InvalidInput(
             "Image",

@@ -66,7 +66,7 @@ def _short(name: str) -> str:
 def _guest(guest: t.Mapping[str, t.Any], image: t.Mapping[str, t.Any], run_id: str) -> dict[str, t.Any]:
     options = {key: value for key, value in guest.items() if key not in _OWN_KEYS}
     domain = check_domain_name(f"{guest['name']}-{run_id}")
-    return {"name": guest["name"], "domain": domain, "image": image["name"], "options": options}
+    return {"name": guest["name"], "domain": domain, "image": image["name"], "toolchains": image["toolchains"], "options": options}
 
 
 def _suite(suite: t.Mapping[str, t.Any], guests: list[str], directory: str) -> dict[str, t.Any]:

@@ -122,7 +122,7 @@ class Sshd:
         accounts = Path("/etc/passwd").read_text() + "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n"
         (self.directory / "passwd").write_text(accounts)
         passwd, kept = shlex.quote(str(self.directory / "passwd")), shlex.quote(str(self.directory / "libvirt"))
-        mounts = f"mount --bind {passwd} /etc/passwd && mkdir {kept}"
+        mounts = f"mount --bind {passwd} /etc/passwd && mkdir -p {kept}"
         mounts += f" && if [ -d /run/libvirt ]; then mount --rbind /run/libvirt {kept}; fi"  # for who comes as to a hypervisor
         mounts += " && mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd /run/libvirt"
         mounts += f" && mount --rbind {kept} /run/libvirt"
