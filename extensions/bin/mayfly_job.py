@@ -15,6 +15,7 @@ program nothing helps but mayfly.virt.sweep.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -50,23 +51,22 @@ def playbook(name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["ansible-playbook", f"mayfly.virt.{name}", *arguments], env=environment, start_new_session=True)
 
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+class Playbooks:
+    """Runs one playbook after the other; what is meant to end us is passed on to the one that runs."""
 
+    def __init__(self) -> None:
+        self._running: subprocess.Popen[bytes] | None = None
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._pass_on)
 
-def run_playbook(name: str, arguments: list[str]) -> int:
-    """Run a playbook to its end, passing on what is meant to end us."""
-    # Blocked until there is somebody to pass them on to; a child that has ended by then needs them no more.
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-    process = playbook(name, arguments)
+    def run(self, name: str, arguments: list[str]) -> int:
+        self._running = playbook(name, arguments)
+        return self._running.wait()
 
-    def pass_on(number: int, _frame: t.Any) -> None:
-        if process.poll() is None:
-            os.killpg(process.pid, number)
-
-    for number in ENDING:
-        signal.signal(number, pass_on)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-    return process.wait()
+    def _pass_on(self, number: int, _frame: t.Any) -> None:
+        if self._running and self._running.returncode is None:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.killpg(self._running.pid, number)
 
 
 def cleaned(results: Path, since: float) -> bool:
@@ -109,12 +109,13 @@ def main() -> int:
     job = ["-e", f"@{options.job}", *run, *extra]
     since = datetime.datetime.now().timestamp()
     print(f"Job {options.job}, run {options.run_id}", flush=True)
-    ended = run_playbook("ci", job)
+    playbooks = Playbooks()
+    ended = playbooks.run("ci", job)
     if results.is_dir():
         point_latest(results)
     if not cleaned(results, since):
         print("The playbook did not come to its cleanup; cleaning up now.", flush=True)
-        if run_playbook("cleanup", job) != 0:
+        if playbooks.run("cleanup", job) != 0:
             later = f"""ansible-playbook mayfly.virt.sweep -e '{{"mayfly_runs": ["{options.run_id}"]}}'"""
             print(f"Cleanup failed. Later: {later}", file=sys.stderr)
             return BROKEN
