@@ -6,8 +6,8 @@
     mayfly_suite_runner.py run   --spec spec.json --dir DIR    runs the suite and returns when it has ended
     mayfly_suite_runner.py start --spec spec.json --dir DIR    the same, detached; prints the runner's pid
 
-The specification is a JSON object: suite, command (a string for /bin/sh -c, or an argument list), parser (tap or
-exit_code), deadline (seconds), and optionally cwd, environment, user, capture_limit (bytes of output kept).
+The specification is a JSON object: suite, command (a string for /bin/sh -c, or an argument list), parser (one of
+PARSERS), deadline (seconds), and optionally cwd, environment, user, capture_limit (bytes of output kept).
 
 DIR gets events.jsonl, stdout.log and stderr.log; with start also runner.log and pid. The runner reports and judges
 nothing: a suite whose tests fail is a run that went well, and the exit status is 0.
@@ -20,6 +20,13 @@ How TAP is read (versions 12, 13 and 14):
   no test, so output mixed into a test line makes that test missing, never passed.
 * A subtest is the business of its parent's line; its failures are kept in that line's message.
 * Diagnostics are read from standard output only; a suite that prints them on standard error says 2>&1.
+
+How the others are read: they emit a test as it ends, number tests as they come, and tell the plan at the end. It is the
+sum of what each part of the output promised. What is short of it, or contradicts its own summary or the exit status, is
+an error of the suite, never a pass.
+
+* ktap: the tests are the leaves, named by the path of their "# Subtest:" names; a parent's line counts only if it failed
+  and none of its subtests did. run_kselftest.sh ends with 0 whatever happens, so that is no contradiction.
 """
 
 from __future__ import annotations
@@ -36,8 +43,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -55,6 +62,9 @@ MESSAGE_LIMIT = 32 * 1024
 MESSAGE_LINES = 200
 TAIL_LINES = 40
 CAPTURE_LIMIT = 16 * 1024 * 1024
+ERRORS_KEPT = 20
+
+RED = frozenset({"fail", "error", "timeout"})
 
 Event = dict[str, Any]
 
@@ -365,7 +375,233 @@ def clipped(lines: list[str]) -> str:
     return text if len(text) <= MESSAGE_LIMIT else text[:MESSAGE_LIMIT] + "\n[cut]"
 
 
-PARSERS: dict[str, type[TapParser] | type[ExitCodeParser]] = {"tap": TapParser, "exit_code": ExitCodeParser}
+class LineParser:
+    """What the parsers below share: tests are numbered as they come, and the plan is told at the end.
+
+    It is the sum of what each part of the output promised, because one suite may run several programs.
+    """
+
+    reads_errors = False  # standard error as well
+
+    def __init__(self, _suite: str, now: float) -> None:
+        self.planned: int | None = None
+        self.seen = 0
+        self.errors: list[str] = []
+        self._last = now
+        self._reason: str | None = None  # why nothing was planned
+        self._remarks: deque[str] = deque(maxlen=TAIL_LINES)  # lines since the last test
+
+    def begin(self) -> list[Event]:
+        return []
+
+    def settle_at(self) -> float | None:
+        return None
+
+    def settle(self) -> list[Event]:
+        return []
+
+    def finish(self, end: End) -> list[Event]:
+        self._conclude(end)
+        if self.planned is None:
+            return []
+        return [{"event": "plan", "count": self.planned, "reason": None if self.planned else self._reason}]
+
+    def _conclude(self, end: End) -> None:
+        """Complain of what is still open and of what does not fit the end."""
+
+    def _promise(self, count: int) -> None:
+        self.planned = (self.planned or 0) + count
+
+    def _complain(self, error: str) -> None:
+        if len(self.errors) < ERRORS_KEPT:
+            self.errors.append(error[:NAME_LIMIT])
+
+    def _test(self, name: str, status: str, now: float, directive: str | None = None, said: str = "") -> Event:
+        self.seen += 1
+        message = clipped([*self._remarks, *([said] if said else [])]) if status in RED else ""
+        event = test_event(self.seen, name[:NAME_LIMIT], status, now - self._last, directive, message)
+        self._remarks.clear()
+        self._last = now
+        return event
+
+
+KTAP_VERSION = re.compile(r"K?TAP version \d+\s*$", re.IGNORECASE)
+KTAP_SUBTEST = re.compile(r"# Subtest: (.*)$")
+KTAP_DIRECTIVE = re.compile(r"(?:^|(?<=\s))#\s*(SKIP|TODO|XFAIL|XPASS|TIMEOUT|ERROR)(?=[\s:]|$)[\s:]*(.*)$", re.IGNORECASE)
+KTAP_DATA = re.compile(r"(?:^|(?<=\s))#\s+(.*)$")
+KTAP_STATUS = {"SKIP": "skip", "XFAIL": "known", "TIMEOUT": "timeout", "ERROR": "error"}
+KSFT_TOTALS = re.compile(r"# Totals: pass:(\d+) fail:(\d+) xfail:(\d+) xpass:(\d+) skip:(\d+) error:(\d+)")
+KSFT_STATUSES = ("pass", "fail", "known", "xpass", "skip", "error")
+
+
+@dataclass
+class Level:
+    """A KTAP document, or a subtest in one."""
+
+    indent: int
+    name: str = ""
+    plan: int | None = None
+    numbers: set[int] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def missing(self) -> int:
+        # Kernels before 6.18 give no plan for parametrised tests; the parent's line then says that it is complete.
+        promised = max(self.numbers, default=0) if self.plan is None else self.plan
+        return max(0, promised - len(self.numbers))
+
+    @property
+    def red(self) -> bool:
+        return any(self.counts[status] for status in RED)
+
+
+class KtapParser(LineParser):
+    """The kernel's TAP: one document for each collection of tests, subtests by indentation."""
+
+    def __init__(self, suite: str, now: float) -> None:
+        super().__init__(suite, now)
+        self._levels = [Level(0)]
+        self._missing = 0
+        self._plans = 0
+        self._planless: str | None = None
+
+    def feed(self, line: str, now: float) -> list[Event]:
+        text = line.lstrip(" ")
+        indent = len(line) - len(text)
+        if (bail_out := BAIL_OUT.match(text)) is not None:
+            return [{"event": "bail_out", "reason": bail_out[1].strip()[:NAME_LIMIT]}]
+        if KTAP_VERSION.match(text) is not None:
+            self._version(indent)
+        elif (subtest := KTAP_SUBTEST.match(text)) is not None and indent:
+            self._level(indent).name = subtest[1].strip()[:NAME_LIMIT]
+        elif (plan := PLAN.match(text)) is not None:
+            self._plan(self._level(indent), plan)
+        elif (result := TEST.match(text)) is not None and self._is_level(indent):
+            return self._result(result, indent, now)
+        elif (totals := KSFT_TOTALS.match(line)) is not None:
+            self._totals(totals)
+        elif text:
+            self._remarks.append(re.sub(r"^# ?", "", text))
+        return []
+
+    def _is_level(self, indent: int) -> bool:
+        return any(level.indent == indent for level in self._levels)
+
+    def _level(self, indent: int) -> Level:
+        """The level that a version, name or plan at this indentation is about."""
+        while self._levels[-1].indent > indent:
+            self._lose(self._levels.pop())
+        if self._levels[-1].indent < indent:
+            self._levels.append(Level(indent))
+        return self._levels[-1]
+
+    def _version(self, indent: int) -> None:
+        level = self._level(indent)
+        if level.plan is None and not level.numbers:
+            return
+        self._levels.pop()
+        if indent:
+            self._lose(level)
+        else:
+            self._end_document(level)
+        self._levels.append(Level(indent))
+
+    def _lose(self, level: Level) -> None:
+        self._missing += level.missing
+        self._complain(f"the line of a subtest's parent never came: {level.name or 'unnamed'}")
+
+    def _end_document(self, level: Level) -> None:
+        self._missing += level.missing
+        if level.plan is None and level.numbers:
+            self._planless = f"no plan for {len(level.numbers)} tests"
+
+    def _plan(self, level: Level, match: re.Match[str]) -> None:
+        if level.plan is not None:
+            self._complain(f"a second plan: {match[0][:80]}")
+            return
+        level.plan = int(match[1])
+        self._plans += level.indent == 0
+        if any(number > level.plan for number in level.numbers):
+            self._complain(f"the plan {match[0][:80]} is short of the tests before it")
+        if level.plan == 0 and level.indent == 0:
+            self._reason = PLAN_REASON.sub("", match[2] or "", count=1).strip()[:NAME_LIMIT] or None
+
+    def _result(self, match: re.Match[str], indent: int, now: float) -> list[Event]:
+        child: Level | None = None
+        while self._levels[-1].indent > indent:
+            if child is not None:
+                self._lose(child)
+            child = self._levels.pop()
+        level = self._levels[-1]
+        self._number(level, match)
+        status, name, directive, data = ktap_result(match)
+        level.counts[status] += 1
+        if child is not None and not self._is_leaf(child, status, name):
+            level.counts["fail"] += child.red and status not in RED
+            self._remarks.clear()
+            return []
+        path = "/".join([*(above.name for above in self._levels if above.name), name])
+        text = f"{directive} {data}".strip() if directive else None
+        return [self._test(path, status, now, text, data)]
+
+    def _number(self, level: Level, match: re.Match[str]) -> None:
+        number = int(match[2]) if match[2] else len(level.numbers) + 1
+        if number in level.numbers:
+            self._complain(f"test number {number} was reported twice: {match[0][:80]}")
+        if number < 1 or (level.plan is not None and number > level.plan):
+            self._complain(f"test number {number} is outside the plan: {match[0][:80]}")
+        level.numbers.add(number)
+
+    def _is_leaf(self, child: Level, status: str, name: str) -> bool:
+        """Whether a parent's line counts as a test of its own: its subtests do, unless they do not explain it."""
+        self._missing += child.missing
+        if child.red and status == "pass":
+            self._complain(f"it is ok, but a subtest of it failed: {name}")
+        if child.plan == 0 and status == "pass":
+            self._complain(f"it is ok, but has no subtests: {name}")
+        return not child.numbers or (status in RED and not child.red)
+
+    def _totals(self, match: re.Match[str]) -> None:
+        """The line that the C tests of kselftest end with."""
+        counts = self._levels[0].counts
+        for status, count in zip(KSFT_STATUSES, match.groups()):
+            if int(count) != counts[status]:
+                self._complain(f"the totals say {status} {count}, the lines {counts[status]}")
+
+    def _conclude(self, end: End) -> None:
+        document, *open_subtests = self._levels
+        for level in open_subtests:
+            self._missing += level.missing
+            if not end.timed_out:
+                self._complain(f"the line of a subtest's parent never came: {level.name or 'unnamed'}")
+        self._end_document(document)
+        if self._planless and not end.timed_out:
+            self._complain(self._planless)
+        if self._plans:
+            self._promise(self.seen + self._missing)
+
+
+def ktap_result(match: re.Match[str]) -> tuple[str, str, str | None, str]:
+    """Return status, name, directive and the data behind it."""
+    failed, text = match[1] is not None, match[3]
+    found = KTAP_DIRECTIVE.search(text)
+    data = found or KTAP_DATA.search(text)
+    name = re.sub(r"^-(?:\s+|$)", "", text[: data.start()].strip() if data else text.strip()).strip()
+    if found is None:
+        said = data[1].strip() if data else ""
+        return ("fail" if failed else "pass"), name or said, None, said
+    directive, said = found[1].upper(), found[2].strip()[:NAME_LIMIT]
+    status = KTAP_STATUS.get(directive) or ("fail" if failed else "xpass")
+    if directive == "TODO" and failed:
+        status = "known"
+    return status, name or said, directive, said
+
+
+PARSERS: dict[str, Callable[[str, float], Parser]] = {
+    "tap": TapParser,
+    "ktap": KtapParser,
+    "exit_code": ExitCodeParser,
+}
 
 
 # --- files ------------------------------------------------------------------------------------------------------

@@ -60,11 +60,13 @@ MARK = "=mayfly=\n"  # before it: whatever a login shell prints
 RUNNER_GONE = 90
 REBOOTED = 91
 
+PARSERS = ["tap", "ktap", "exit_code"]
+
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "required": True},
     "command": {"type": "str"},
     "argv": {"type": "list", "elements": "str"},
-    "parser": {"type": "str", "choices": ["tap", "exit_code"], "default": "tap"},
+    "parser": {"type": "str", "choices": PARSERS, "default": "tap"},
     "deadline": {"type": "int", "default": 600},
     "environment": {"type": "dict", "default": {}},
     "chdir": {"type": "str"},

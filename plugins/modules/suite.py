@@ -41,9 +41,10 @@ options:
   parser:
     description:
       - V(tap) reads the Test Anything Protocol, versions 12 to 14.
+      - V(ktap) reads the kernel's TAP, of kselftest and KUnit, with subtests by indentation.
       - V(exit_code) makes the whole suite one test that passes if the command ends with status 0.
     type: str
-    choices: [tap, exit_code]
+    choices: [tap, ktap, exit_code]
     default: tap
   deadline:
     description:
