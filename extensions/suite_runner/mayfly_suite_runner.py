@@ -27,6 +27,8 @@ an error of the suite, never a pass.
 
 * ktap: the tests are the leaves, named by the path of their "# Subtest:" names; a parent's line counts only if it failed
   and none of its subtests did. run_kselftest.sh ends with 0 whatever happens, so that is no contradiction.
+* gtest, bpftrace: a result counts for the test that is running. A test without one is an error, or, at the deadline, the
+  timeout.
 """
 
 from __future__ import annotations
@@ -388,6 +390,7 @@ class LineParser:
         self.seen = 0
         self.errors: list[str] = []
         self._last = now
+        self._red = False  # a test failed
         self._reason: str | None = None  # why nothing was planned
         self._remarks: deque[str] = deque(maxlen=TAIL_LINES)  # lines since the last test
 
@@ -409,6 +412,11 @@ class LineParser:
     def _conclude(self, end: End) -> None:
         """Complain of what is still open and of what does not fit the end."""
 
+    def _compare_exit(self, end: End) -> None:
+        """For tools whose exit status is part of what they say; the contrary is found when the suite is judged."""
+        if self._red and end.exit_status == 0 and not end.timed_out:
+            self._complain("tests failed, but the command ended with exit status 0")
+
     def _promise(self, count: int) -> None:
         self.planned = (self.planned or 0) + count
 
@@ -418,6 +426,7 @@ class LineParser:
 
     def _test(self, name: str, status: str, now: float, directive: str | None = None, said: str = "") -> Event:
         self.seen += 1
+        self._red = self._red or status in RED
         message = clipped([*self._remarks, *([said] if said else [])]) if status in RED else ""
         event = test_event(self.seen, name[:NAME_LIMIT], status, now - self._last, directive, message)
         self._remarks.clear()
@@ -597,9 +606,145 @@ def ktap_result(match: re.Match[str]) -> tuple[str, str, str | None, str]:
     return status, name or said, directive, said
 
 
+ESCAPES = re.compile(r"\x1b\[[0-9;]*[mK]")  # colours
+GTEST_START = re.compile(r"\[={10}\] Running (\d{1,9}) tests? from ")
+GTEST_END = re.compile(r"\[={10}\] (\d{1,9}) tests? from \d+ test (?:suite|case)s? ran\.")
+GTEST_RUN = re.compile(r"\[ RUN      \] (.+)$")
+GTEST_RESULT = re.compile(r"\[ {1,7}(OK|FAILED|SKIPPED|SKIP|TIMEOUT) {1,3}\] (.+)$")
+GTEST_TOTAL = re.compile(r"\[ {1,3}(PASSED|FAILED|SKIPPED|SKIP) {1,3}\] (\d{1,9}) tests?(?:\.|, listed below:)$")
+GTEST_MARK = re.compile(r"\[(?:[=-]{10}| {1,7}[A-Z]+ {1,6})\] ")
+GTEST_STATUS = {"OK": "pass", "FAILED": "fail", "SKIPPED": "skip", "SKIP": "skip", "TIMEOUT": "timeout"}
+GTEST_TOTALS = {"PASSED": ("pass",), "FAILED": ("fail", "timeout"), "SKIPPED": ("skip",), "SKIP": ("skip",)}
+
+
+class GtestParser(LineParser):
+    """GoogleTest: each program says how many tests it will run, and how it went."""
+
+    def __init__(self, suite: str, now: float) -> None:
+        super().__init__(suite, now)
+        self._running: str | None = None
+        self._counts: Counter[str] = Counter()  # of this program
+        self._in_program = False
+
+    def feed(self, line: str, now: float) -> list[Event]:
+        line = ESCAPES.sub("", line)
+        if (start := GTEST_START.match(line)) is not None:
+            self._start(int(start[1]))
+        elif (end := GTEST_END.match(line)) is not None:
+            self._end(int(end[1]))
+        elif not self._in_program:
+            self._total(line)
+        elif (run := GTEST_RUN.match(line)) is not None:
+            return self._run(run[1].strip(), now)
+        # A test may print something without a line's end, so its result is looked for in the whole line.
+        elif (result := GTEST_RESULT.search(line)) is not None and self._is_result(result, line):
+            return self._result(result, line[: result.start()], now)
+        elif line:
+            self._remarks.append(line)
+        return []
+
+    def _start(self, count: int) -> None:
+        if self._in_program:
+            self._complain("a test program ended without its summary")
+        self._promise(count)
+        self._in_program, self._running = True, None
+        self._counts.clear()
+
+    def _end(self, count: int) -> None:
+        seen = sum(self._counts.values())
+        # bpftrace leaves the skipped out in some versions.
+        if not self._in_program or count not in (seen, seen - self._counts["skip"]):
+            self._complain(f"the summary says that {count} tests ran, the lines {seen}")
+        if self._running is not None:
+            self._complain(f"test {self._running} has no result")
+        self._in_program, self._running = False, None
+
+    def _total(self, line: str) -> None:
+        total = GTEST_TOTAL.match(line)
+        if total is None:
+            return
+        counted = sum(self._counts[status] for status in GTEST_TOTALS[total[1]])
+        if counted != int(total[2]):
+            self._complain(f"the summary says {total[2]} {total[1]}, the lines {counted}")
+
+    def _run(self, name: str, now: float) -> list[Event]:
+        events = []
+        if self._running is not None:
+            self._complain(f"test {self._running} has no result")
+            events = [self._outcome(self._running, "error", now)]
+        self._running = name
+        self._remarks.clear()
+        return events
+
+    def _is_result(self, result: re.Match[str], line: str) -> bool:
+        if self._running is None:
+            return result.start() == 0
+        rest = result[2][len(self._running) :]
+        return result[2].startswith(self._running) and (not rest or rest.startswith((" (", ", where ")))
+
+    def _result(self, result: re.Match[str], before: str, now: float) -> list[Event]:
+        name, status = self._running or result[2].strip(), GTEST_STATUS[result[1]]
+        if self._running is None and status != "skip":  # bpftrace says SKIP without RUN
+            self._complain(f"a result of a test that was not running: {name}")
+            return []
+        self._running = None
+        if before:
+            self._remarks.append(before)
+        said = result[2][len(name) :].strip(" ,") if ", where " in result[2] else ""
+        return [self._outcome(name, status, now, said)]
+
+    def _outcome(self, name: str, status: str, now: float, said: str = "") -> Event:
+        self._counts[status] += 1
+        return self._test(name, status, now, None, said)
+
+    def finish(self, end: End) -> list[Event]:
+        events = self.settle()
+        if self._running is not None:
+            # What ran when the program died or was stopped is what a person looks for first.
+            events.append(self._outcome(self._running, "timeout" if end.timed_out else "error", self._last))
+        return [*events, *super().finish(end)]
+
+    def _conclude(self, end: End) -> None:
+        if self._in_program and not end.timed_out:
+            self._complain("a test program ended without its summary")
+        self._compare_exit(end)
+
+
+class BpftraceParser(GtestParser):
+    """bpftrace's runtime tests: like GoogleTest, but a failed test is explained after its line."""
+
+    def __init__(self, suite: str, now: float) -> None:
+        super().__init__(suite, now)
+        self._pending: Event | None = None
+        self._since = now
+
+    def feed(self, line: str, now: float) -> list[Event]:
+        if self._pending is not None and GTEST_MARK.match(ESCAPES.sub("", line)) is None:
+            self._remarks.append(line)
+            return []
+        settled = self.settle()
+        events = super().feed(line, now)
+        if events and events[-1]["status"] in RED:
+            self._pending, self._since = events.pop(), now
+        return [*settled, *events]
+
+    def settle_at(self) -> float | None:
+        return None if self._pending is None else self._since + OTHER_SETTLES
+
+    def settle(self) -> list[Event]:
+        event, self._pending = self._pending, None
+        if event is None:
+            return []
+        event["message"] = clipped([line for line in [event["message"], *self._remarks] if line])
+        self._remarks.clear()
+        return [event]
+
+
 PARSERS: dict[str, Callable[[str, float], Parser]] = {
     "tap": TapParser,
     "ktap": KtapParser,
+    "gtest": GtestParser,
+    "bpftrace": BpftraceParser,
     "exit_code": ExitCodeParser,
 }
 
