@@ -29,6 +29,8 @@ an error of the suite, never a pass.
   and none of its subtests did. run_kselftest.sh ends with 0 whatever happens, so that is no contradiction.
 * gtest, bpftrace: a result counts for the test that is running. A test without one is an error, or, at the deadline, the
   timeout.
+* unittest: from standard error or output, whichever has it. A result is also found behind what the test printed on its
+  line. An unexpected success is a failure, as it is for unittest; a failure outside of a test (setUpClass) is an error.
 """
 
 from __future__ import annotations
@@ -167,6 +169,7 @@ class End:
 class Parser(Protocol):
     """Lines of standard output in, events out."""
 
+    reads_errors: bool  # lines of standard error as well
     planned: int | None
     seen: int
     errors: list[str]
@@ -180,6 +183,8 @@ class Parser(Protocol):
 
 class ExitCodeParser:
     """The whole suite is one test, judged by the exit status."""
+
+    reads_errors = False
 
     def __init__(self, suite: str, _now: float) -> None:
         self.suite = suite
@@ -218,6 +223,8 @@ YAML_BEGIN = re.compile(r"(\s+)---(?=\s|$)")
 
 class TapParser:
     """Test Anything Protocol, read one line at a time. No I/O and no clock of its own."""
+
+    reads_errors = False
 
     def __init__(self, _suite: str, now: float) -> None:
         self.planned: int | None = None
@@ -383,7 +390,7 @@ class LineParser:
     It is the sum of what each part of the output promised, because one suite may run several programs.
     """
 
-    reads_errors = False  # standard error as well
+    reads_errors = False
 
     def __init__(self, _suite: str, now: float) -> None:
         self.planned: int | None = None
@@ -740,10 +747,165 @@ class BpftraceParser(GtestParser):
         return [event]
 
 
+UNITTEST_LINE = re.compile(r"( *)(\w+) \(([\w.<>]+)\)(.*?) \.\.\. ?(.*)$")
+UNITTEST_HEADING = re.compile(r"(\w+) \(([\w.<>]+)\)$")
+UNITTEST_STATUS = re.compile(r"(ok|FAIL|ERROR|expected failure|unexpected success|skipped (?:'.*'|\".*\"))$")
+UNITTEST_DETAIL = re.compile(r"(FAIL|ERROR): (\w+) \(([\w.<>]+)\) ?(.*)$")
+UNITTEST_RAN = re.compile(r"Ran (\d{1,9}) tests? in ")
+UNITTEST_END = re.compile(r"(OK|FAILED|NO TESTS RAN)(?: \((.*)\))?$")
+UNITTEST_RESULT = {  # status, and what the summary counts it as
+    "ok": ("pass", ""),
+    "FAIL": ("fail", "failures"),
+    "ERROR": ("error", "errors"),
+    "skipped": ("skip", "skipped"),
+    "expected failure": ("known", "expected failures"),
+    "unexpected success": ("fail", "unexpected successes"),
+}
+UNITTEST_FIXTURES = frozenset({"setUpClass", "tearDownClass", "setUpModule", "tearDownModule"})
+
+
+class UnittestParser(LineParser):
+    """python3 -m unittest -v, from 3.9 on: it prints on standard error, and tracebacks only at its end."""
+
+    reads_errors = True
+
+    def __init__(self, suite: str, now: float) -> None:
+        super().__init__(suite, now)
+        self._heading: str | None = None  # a test whose docstring is on the next line
+        self._missing = 0
+        self._ran: int | None = None
+        self._begin_program()
+
+    def _begin_program(self) -> None:
+        self._open: str | None = None  # the test that was begun and has no result yet,
+        self._printed = ""  # what it printed last,
+        self._has_subtests = False  # and whether subtests of it stood for it
+        self._counts: Counter[str] = Counter()
+        self._started = 0
+        self._repeated = 0  # second failures, or tests of the same name: only the summary knows
+        self._failed_last: str | None = None
+        self._unresolved: list[str] = []  # before Python 3.11, failed subtests are named only at the end
+        self._resolved: set[str] = set()
+
+    def feed(self, line: str, now: float) -> list[Event]:
+        heading, self._heading = self._heading, None
+        if (ran := UNITTEST_RAN.match(line)) is not None:
+            self._ran = int(ran[1])
+            return self._close(now)
+        if self._ran is not None and (end := UNITTEST_END.match(line)) is not None:
+            self._end(self._ran, end)
+            return []
+        if (detail := UNITTEST_DETAIL.match(line)) is not None:
+            return self._detail(detail, now)
+        if (test := UNITTEST_LINE.match(line)) is not None:
+            return self._line(unittest_name(test[2], test[3]), test, now)
+        if (found := UNITTEST_HEADING.match(line)) is not None:
+            self._heading = unittest_name(found[1], found[2])
+        elif heading is not None and " ... " in line:
+            return [*self._begin(heading, False, now), *self._said(line.rpartition(" ... ")[2], now)]
+        return self._said(line, now)
+
+    def _line(self, name: str, test: re.Match[str], now: float) -> list[Event]:
+        status = UNITTEST_STATUS.match(test[5])
+        if test[1]:
+            if status is None or self._open != name:
+                return []
+            self._has_subtests = True
+            return [self._result(f"{name}{test[4]}", status[1], now)]
+        failed = status is not None and status[1] in ("FAIL", "ERROR")
+        events = self._begin(name, failed and self._failed_last == name, now)
+        if (inner := UNITTEST_LINE.match(test[5])) is not None:
+            return [*events, *self._line(unittest_name(inner[2], inner[3]), inner, now)]
+        return [*events, *self._said(test[5], now)]
+
+    def _begin(self, name: str, repeated: bool, now: float) -> list[Event]:
+        if self._open == name and self._has_subtests:
+            return []
+        events = self._close(now)
+        if name.rpartition(".")[2] not in UNITTEST_FIXTURES:
+            self._repeated += repeated
+            self._started += not repeated
+        self._open, self._printed, self._has_subtests = name, "", False
+        return events
+
+    def _said(self, text: str, now: float) -> list[Event]:
+        status = UNITTEST_STATUS.match(text)
+        if status is not None and (self._open is not None or status[1] != "ok"):
+            name, self._open = self._open, None
+            return [self._result(name or "outside of a test", status[1], now)]
+        if self._open is not None and text.strip("-="):  # else it is empty, or where the results end
+            self._printed = text
+            self._remarks.append(text)
+        return []
+
+    def _close(self, now: float) -> list[Event]:
+        """The test that was begun gets no line of its own; its result may be behind what it printed."""
+        name, self._open = self._open, None
+        if name is None or self._has_subtests:
+            return []
+        status = UNITTEST_STATUS.search(self._printed)
+        if status is not None:
+            return [self._result(name, status[1], now)]
+        self._unresolved.append(name)
+        return []
+
+    def _result(self, name: str, said: str, now: float) -> Event:
+        word = "skipped" if said.startswith("skipped") else said
+        status, counted_as = UNITTEST_RESULT[word]
+        self._counts[counted_as] += 1
+        self._failed_last = name if status in RED else None
+        return self._test(name, status, now, said if word in ("skipped", "unexpected success") else None)
+
+    def _detail(self, match: re.Match[str], now: float) -> list[Event]:
+        events = self._close(now)
+        name = unittest_name(match[2], match[3])
+        if name in self._unresolved:
+            events.append(self._result(f"{name} {match[4]}".strip(), match[1], now))
+            self._resolved.add(name)
+        return events
+
+    def _end(self, ran: int, end: re.Match[str]) -> None:
+        """Compare the summary with the lines."""
+        lost = [name for name in self._unresolved if name not in self._resolved]
+        for name in lost:
+            self._complain(f"test {name} has no result")
+        missing = ran - self._started
+        if not 0 <= missing <= self._repeated:
+            self._complain(f"the summary says that {ran} tests ran, the lines {self._started}")
+        said = {word: int(count) for word, count in re.findall(r"([a-z]+(?: [a-z]+)?)=(\d{1,9})", end[2] or "")}
+        for _status, word in UNITTEST_RESULT.values():
+            if word and said.get(word, 0) != self._counts[word]:
+                self._complain(f"the summary says {said.get(word, 0)} {word}, the lines {self._counts[word]}")
+        bad = any(self._counts[word] for word in ("failures", "errors", "unexpected successes"))
+        if bad != (end[1] == "FAILED"):
+            self._complain(f"the summary says {end[1]}, but the lines do not")
+        self._missing += len(lost) + (missing if missing > self._repeated else 0)
+        self.planned = self.seen + self._missing  # subtests and second failures are tests here
+        self._ran = None
+        self._begin_program()
+
+    def _conclude(self, end: End) -> None:
+        if not end.timed_out and (self._ran is not None or self._started):
+            self._complain("a test program ended without its summary")
+        self._compare_exit(end)
+
+    def finish(self, end: End) -> list[Event]:
+        events = []
+        if self._open is not None and not self._has_subtests and UNITTEST_STATUS.search(self._printed) is None:
+            events = [self._test(self._open, "timeout" if end.timed_out else "error", self._last)]
+        return [*events, *super().finish(end)]
+
+
+def unittest_name(method: str, where: str) -> str:
+    """Python 3.11 repeats the method in the brackets."""
+    return where if where.endswith(f".{method}") else f"{where}.{method}"
+
+
 PARSERS: dict[str, Callable[[str, float], Parser]] = {
     "tap": TapParser,
     "ktap": KtapParser,
     "gtest": GtestParser,
+    "unittest": UnittestParser,
     "bpftrace": BpftraceParser,
     "exit_code": ExitCodeParser,
 }
@@ -1041,7 +1203,7 @@ class Run:
         now = time.monotonic()
         for line in lines:
             self.tail.append(line[:2000])
-            if capture is self.stdout:
+            if capture is self.stdout or self.parser.reads_errors:
                 self._report(self.parser.feed(line, now))
 
     def _report(self, events: list[Event]) -> None:

@@ -43,10 +43,11 @@ options:
       - V(tap) reads the Test Anything Protocol, versions 12 to 14.
       - V(ktap) reads the kernel's TAP, of kselftest and KUnit, with subtests by indentation.
       - V(gtest) reads what GoogleTest prints.
+      - V(unittest) reads what C(python3 -m unittest -v) prints, on standard error or output.
       - V(bpftrace) reads what the runtime tests of bpftrace print.
       - V(exit_code) makes the whole suite one test that passes if the command ends with status 0.
     type: str
-    choices: [tap, ktap, gtest, bpftrace, exit_code]
+    choices: [tap, ktap, gtest, unittest, bpftrace, exit_code]
     default: tap
   deadline:
     description:
