@@ -31,6 +31,8 @@ an error of the suite, never a pass.
   timeout.
 * unittest: from standard error or output, whichever has it. A result is also found behind what the test printed on its
   line. An unexpected success is a failure, as it is for unittest; a failure outside of a test (setUpClass) is an error.
+* test_progs: the tests are the leaves, as with ktap; its summary is the plan.
+* cargo: every test program must end with its "test result", so --quiet, which names no tests, is an error.
 """
 
 from __future__ import annotations
@@ -901,12 +903,187 @@ def unittest_name(method: str, where: str) -> str:
     return where if where.endswith(f".{method}") else f"{where}.{method}"
 
 
+CARGO_START = re.compile(r"running (\d{1,9}) tests?$")
+CARGO_TEST = re.compile(r"test (.+?) \.\.\. ?(.*)$")
+CARGO_STATUS = re.compile(r"(ok|FAILED|ignored|bench:)(?:, (.*)| <[\d.]+s>|  +[\d,.]+ .*| \(.*\))?$")
+CARGO_GLUED = re.compile(r"(ok|FAILED)$")
+CARGO_END = re.compile(r"test result: (ok|FAILED)\. (\d{1,9}) passed; (\d{1,9}) failed; (\d{1,9}) ignored; (\d{1,9}) measured; ")
+CARGO_RESULT = {"ok": "pass", "FAILED": "fail", "ignored": "skip", "bench:": "pass"}
+
+
+class CargoParser(LineParser):
+    """Rust's libtest: each test program, and the documentation's tests, with a plan and a result."""
+
+    def __init__(self, suite: str, now: float) -> None:
+        super().__init__(suite, now)
+        self._open: str | None = None  # with --nocapture, a test prints between its name and its result
+        self._printed = ""
+        self._counts: Counter[str] = Counter()  # of this program
+        self._in_program = False
+
+    def feed(self, line: str, now: float) -> list[Event]:
+        if (start := CARGO_START.match(line)) is not None:
+            self._start(int(start[1]))
+            return []
+        if (end := CARGO_END.match(line)) is not None:
+            events = self._close(now)
+            self._end(end)
+            return events
+        if not self._in_program:
+            return []
+        if (test := CARGO_TEST.match(line)) is not None:
+            events = self._close(now)
+            self._open, self._printed = test[1], ""
+            self._remarks.clear()
+            return [*events, *self._said(test[2], now)]
+        return self._said(line, now)
+
+    def _start(self, count: int) -> None:
+        if self._in_program:
+            self._complain("a test program ended without its result")
+        self._promise(count)
+        self._in_program, self._open = True, None
+        self._counts.clear()
+
+    def _said(self, text: str, now: float) -> list[Event]:
+        if self._open is None:
+            return []
+        if (status := CARGO_STATUS.match(text)) is not None:
+            return [self._result(status[1], now, status[2])]
+        if text:
+            self._printed = text
+            self._remarks.append(text)
+        return []
+
+    def _close(self, now: float) -> list[Event]:
+        """The test that was begun gets no line of its own; its result may be behind what it printed."""
+        if self._open is None:
+            return []
+        if (status := CARGO_GLUED.search(self._printed)) is not None:
+            return [self._result(status[1], now)]
+        self._complain(f"test {self._open} has no result")
+        self._open = None
+        return []
+
+    def _result(self, said: str, now: float, why: str | None = None) -> Event:
+        name, self._open = self._open or "", None
+        self._counts[said] += 1
+        return self._test(name, CARGO_RESULT[said], now, why if said == "ignored" else None)
+
+    def _end(self, end: re.Match[str]) -> None:
+        for word, count in zip(CARGO_RESULT, end.groups()[1:]):
+            if int(count) != self._counts[word]:
+                self._complain(f"the result says {count} {word.rstrip(':')}, the lines {self._counts[word]}")
+        if not self._in_program:
+            self._complain("a test program ended that never began")
+        if (end[1] == "FAILED") != bool(self._counts["FAILED"]):
+            self._complain(f"the result is {end[1]}, but the lines are not")
+        self._in_program = False
+
+    def _conclude(self, end: End) -> None:
+        if self._in_program and not end.timed_out:
+            self._complain("a test program ended without its result")
+        self._compare_exit(end)
+
+    def finish(self, end: End) -> list[Event]:
+        events = []
+        if self._open is not None:
+            events = [self._test(self._open, "timeout" if end.timed_out else "error", self._last)]
+        return [*events, *super().finish(end)]
+
+
+TEST_PROGS_TEST = re.compile(r"#(\d{1,6})(?:/(\d{1,6}))?\s+(\S.*?):(OK|FAIL|SKIP)$")
+TEST_PROGS_END = re.compile(r"Summary: (\d{1,9})/(\d{1,9}) PASSED, (\d{1,9}) SKIPPED, (\d{1,9}) FAILED$")
+TEST_PROGS_STATUS = {"OK": "pass", "FAIL": "fail", "SKIP": "skip"}
+
+
+class TestProgsParser(LineParser):
+    """The kernel's BPF selftests: subtests before their test, and a summary but no plan."""
+
+    def __init__(self, suite: str, now: float) -> None:
+        super().__init__(suite, now)
+        self._begin_program()
+
+    def _begin_program(self) -> None:
+        self._subtests: dict[str, list[str]] = {}  # by the number of a test whose line is still to come
+        self._tests: Counter[str] = Counter()
+        self._subtests_seen: Counter[str] = Counter()
+        self._numbers: set[str] = set()
+        self._repeating = False  # the logs of failed tests come again at the end, with their lines
+
+    def feed(self, line: str, now: float) -> list[Event]:
+        if (end := TEST_PROGS_END.match(line)) is not None:
+            self._end(end)
+        elif line.startswith("All error logs:"):
+            self._repeating = True
+        elif self._repeating:
+            pass
+        elif (test := TEST_PROGS_TEST.match(line)) is not None:
+            return self._subtest(test, now) if test[2] else self._parent(test, now)
+        elif line:
+            self._remarks.append(line)
+        return []
+
+    def _subtest(self, test: re.Match[str], now: float) -> list[Event]:
+        status = TEST_PROGS_STATUS[test[4]]
+        self._subtests.setdefault(test[1], []).append(status)
+        self._subtests_seen[status] += 1
+        self._once(f"{test[1]}/{test[2]}")
+        return [self._test(test[3], status, now)]
+
+    def _parent(self, test: re.Match[str], now: float) -> list[Event]:
+        """A test's own line is a test only if its subtests do not explain it."""
+        status = TEST_PROGS_STATUS[test[4]]
+        subtests = self._subtests.pop(test[1], [])
+        self._tests[status] += 1
+        self._once(test[1])
+        if status == "pass" and "fail" in subtests:
+            self._complain(f"it is OK, but a subtest of it failed: {test[3]}")
+        if subtests and not (status == "fail" and "fail" not in subtests):
+            self._remarks.clear()
+            return []
+        return [self._test(test[3], status, now)]
+
+    def _once(self, number: str) -> None:
+        if number in self._numbers:
+            self._complain(f"test number {number} was reported twice")
+        self._numbers.add(number)
+
+    def _end(self, end: re.Match[str]) -> None:
+        passed, subtests_passed, _skipped, failed = (int(count) for count in end.groups())
+        # A skipped test counts as passed there, and before 5.18 a failed subtest as a failed test.
+        good, bad = self._tests["pass"] + self._tests["skip"], self._tests["fail"]
+        good_subtests = self._subtests_seen["pass"]
+        if passed != good:
+            self._complain(f"the summary says that {passed} tests passed or were skipped, the lines {good}")
+        if failed not in (bad, bad + self._subtests_seen["fail"]):
+            self._complain(f"the summary says {failed} FAILED, the lines {bad}")
+        if subtests_passed != good_subtests:
+            self._complain(f"the summary says that {subtests_passed} subtests passed, the lines {good_subtests}")
+        self._lost_parents()
+        self._promise(self.seen + max(0, passed - good) - (self.planned or 0))
+        self._begin_program()
+
+    def _lost_parents(self) -> None:
+        for number in self._subtests:
+            self._complain(f"the line of test #{number} never came after its subtests")
+
+    def _conclude(self, end: End) -> None:
+        if not end.timed_out:
+            self._lost_parents()
+            if self._numbers or self._repeating:
+                self._complain("a test program ended without its summary")
+        self._compare_exit(end)
+
+
 PARSERS: dict[str, Callable[[str, float], Parser]] = {
     "tap": TapParser,
     "ktap": KtapParser,
     "gtest": GtestParser,
     "unittest": UnittestParser,
+    "cargo": CargoParser,
     "bpftrace": BpftraceParser,
+    "test_progs": TestProgsParser,
     "exit_code": ExitCodeParser,
 }
 

@@ -60,7 +60,7 @@ MARK = "=mayfly=\n"  # before it: whatever a login shell prints
 RUNNER_GONE = 90
 REBOOTED = 91
 
-PARSERS = ["tap", "ktap", "gtest", "unittest", "bpftrace", "exit_code"]
+PARSERS = ["tap", "ktap", "gtest", "unittest", "cargo", "bpftrace", "test_progs", "exit_code"]
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "required": True},

@@ -44,10 +44,12 @@ options:
       - V(ktap) reads the kernel's TAP, of kselftest and KUnit, with subtests by indentation.
       - V(gtest) reads what GoogleTest prints.
       - V(unittest) reads what C(python3 -m unittest -v) prints, on standard error or output.
+      - V(cargo) reads what C(cargo test) prints, for all its test programs.
       - V(bpftrace) reads what the runtime tests of bpftrace print.
+      - V(test_progs) reads what the kernel's BPF selftests print (C(test_progs) and its flavours).
       - V(exit_code) makes the whole suite one test that passes if the command ends with status 0.
     type: str
-    choices: [tap, ktap, gtest, unittest, bpftrace, exit_code]
+    choices: [tap, ktap, gtest, unittest, cargo, bpftrace, test_progs, exit_code]
     default: tap
   deadline:
     description:
