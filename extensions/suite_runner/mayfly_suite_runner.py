@@ -7,7 +7,8 @@
     mayfly_suite_runner.py start --spec spec.json --dir DIR    the same, detached; prints the runner's pid
 
 The specification is a JSON object: suite, command (a string for /bin/sh -c, or an argument list), parser (one of
-PARSERS), deadline (seconds), and optionally cwd, environment, user, capture_limit (bytes of output kept).
+PARSERS), deadline (seconds), and optionally cwd, environment, user, capture_limit (bytes of output kept), and for junit
+and avocado report (the file with the results, relative to cwd).
 
 DIR gets events.jsonl, stdout.log and stderr.log; with start also runner.log and pid. The runner reports and judges
 nothing: a suite whose tests fail is a run that went well, and the exit status is 0.
@@ -31,6 +32,8 @@ an error of the suite, never a pass.
   timeout.
 * unittest: from standard error or output, whichever has it. A result is also found behind what the test printed on its
   line. An unexpected success is a failure, as it is for unittest; a failure outside of a test (setUpClass) is an error.
+* junit, avocado: the report is read when the suite has ended. It must have been written by this run, be a plain file of
+  at most 16 MiB and have no document type.
 * test_progs: the tests are the leaves, as with ktap; its summary is the plan.
 * cargo: every test program must end with its "test result", so --quiet, which names no tests, is an error.
 """
@@ -46,9 +49,11 @@ import re
 import selectors
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
+import xml.parsers.expat as expat
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -68,6 +73,9 @@ MESSAGE_LIMIT = 32 * 1024
 MESSAGE_LINES = 200
 TAIL_LINES = 40
 CAPTURE_LIMIT = 16 * 1024 * 1024
+REPORT_LIMIT = 16 * 1024 * 1024
+XML_PROLOGUE = 4096
+XML_DEPTH = 50
 ERRORS_KEPT = 20
 
 RED = frozenset({"fail", "error", "timeout"})
@@ -94,6 +102,7 @@ class Spec:
     environment: dict[str, str] = field(default_factory=dict)
     user: str | None = None
     capture_limit: int = CAPTURE_LIMIT
+    report: str | None = None
 
 
 def read_spec(text: str) -> Spec:
@@ -104,10 +113,13 @@ def read_spec(text: str) -> Spec:
         raise RunnerError(f"the specification is not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise RunnerError("the specification is not a JSON object")
-    known = {"suite", "command", "parser", "deadline", "cwd", "environment", "user", "capture_limit"}
+    known = {"suite", "command", "parser", "deadline", "cwd", "environment", "user", "capture_limit", "report"}
     for key in sorted(set(raw) - known):
         raise RunnerError(f"the specification has an unknown key '{key}'")
     environment = _checked(raw, "environment", dict, {})
+    report = _checked(raw, "report", str, None)
+    if (report is not None) != (raw.get("parser") in REPORTS):
+        raise RunnerError(f"the specification needs 'report' with the parsers {', '.join(sorted(REPORTS))}, and only with them")
     return Spec(
         suite=_checked(raw, "suite", str),
         argv=_argv(raw.get("command")),
@@ -117,6 +129,7 @@ def read_spec(text: str) -> Spec:
         environment={str(name): str(value) for name, value in environment.items()},
         user=_checked(raw, "user", str, None),
         capture_limit=_checked(raw, "capture_limit", int, CAPTURE_LIMIT),
+        report=report,
     )
 
 
@@ -166,6 +179,8 @@ class End:
     timed_out: bool = False
     duration: float = 0.0
     tail: list[str] = field(default_factory=list)
+    report: bytes | None = None
+    report_error: str | None = None
 
 
 class Parser(Protocol):
@@ -1076,6 +1091,196 @@ class TestProgsParser(LineParser):
         self._compare_exit(end)
 
 
+class ReportParser(LineParser):
+    """A file that the suite leaves when it ends: nothing is known before."""
+
+    def feed(self, _line: str, _now: float) -> list[Event]:
+        return []
+
+    def finish(self, end: End) -> list[Event]:
+        events: list[Event] = []
+        try:
+            if end.report is None:
+                raise ValueError(end.report_error or "there is none")
+            events = self._read(end.report)
+        except (ValueError, RecursionError) as error:
+            if not end.timed_out:
+                self._complain(f"the report cannot be used: {error}")
+        return [*events, *super().finish(end)]
+
+    def _read(self, report: bytes) -> list[Event]:
+        """Return the tests of the report, or raise ValueError."""
+        raise NotImplementedError
+
+    def _conclude(self, end: End) -> None:
+        self._compare_exit(end)
+
+    def _case(self, name: str, status: str, duration: Any, directive: str | None, message: str) -> Event:
+        self.seen += 1
+        self._red = self._red or status in RED
+        text = clipped([message]) if status in RED else ""
+        return test_event(self.seen, writable(name[:NAME_LIMIT]), status, seconds(duration), directive, writable(text))
+
+    def _compare(self, where: str, what: str, said: Any, counted: int) -> None:
+        if said is not None and (not str(said).isdecimal() or int(str(said)[:9]) != counted):
+            self._complain(f"{where} says {said!r:.40} {what}, but has {counted}")
+
+
+def seconds(value: Any) -> float:
+    try:
+        number = float(str(value).replace(",", ""))
+    except ValueError:
+        return 0.0
+    return number if 0 <= number < 1e9 else 0.0
+
+
+def writable(text: str) -> str:
+    """JSON may hold halves of characters, which no file can."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+@dataclass
+class Element:
+    """What is needed of an XML element."""
+
+    name: str
+    attributes: dict[str, str]
+    children: list[Element] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+
+
+def read_xml(data: bytes) -> Element:
+    """Parse XML without a document type, so that there are no entities to expand; raise ValueError for anything else."""
+    root = Element("", {})
+    path = [root]
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        if len(path) > XML_DEPTH:
+            raise ValueError(f"its elements are nested deeper than {XML_DEPTH}")
+        element = Element(name.rpartition("}")[2], attributes)
+        path[-1].children.append(element)
+        path.append(element)
+
+    def doctype(*_arguments: object) -> None:
+        raise ValueError("it has a document type, which is refused")
+
+    parser = expat.ParserCreate(namespace_separator="}")
+    parser.buffer_text = True
+    parser.StartElementHandler = start
+    parser.EndElementHandler = lambda _name: path.pop()
+    parser.CharacterDataHandler = lambda text: path[-1].text.append(text)
+    parser.StartDoctypeDeclHandler = doctype
+    try:
+        # Bit by bit until the root is there: a document type must be refused before anything is made of it.
+        for index in range(min(len(data), XML_PROLOGUE)):
+            parser.Parse(data[index : index + 1], False)
+            if root.children:
+                break
+        else:
+            raise ValueError(f"no element begins within {XML_PROLOGUE} bytes")
+        parser.Parse(data[index + 1 :], True)
+    except expat.ExpatError as error:
+        raise ValueError(f"it is not well-formed XML: {error}") from error
+    return root.children[0]
+
+
+JUNIT_OUTCOMES = (("failure", "fail"), ("error", "error"), ("skipped", "skip"), ("flakyFailure", "flaky"), ("flakyError", "flaky"))
+JUNIT_COUNTS = (("failures", "failure"), ("errors", "error"), ("skipped", "skipped"))
+
+
+class JunitParser(ReportParser):
+    """JUnit XML, as pytest and gotestsum write it."""
+
+    def _read(self, report: bytes) -> list[Event]:
+        root = read_xml(report)
+        if root.name not in ("testsuites", "testsuite"):
+            raise ValueError(f"it is no JUnit XML, but <{root.name[:80]}>")
+        self._missing = 0
+        cases = self._suite(root)
+        self._promise(len(cases) + self._missing)
+        return [self._test_case(case) for case in cases]
+
+    def _suite(self, suite: Element) -> list[Element]:
+        """Return all test cases below, after comparing them with what the suite says of itself."""
+        missing_before = self._missing
+        cases = [child for child in suite.children if child.name == "testcase"]
+        for child in suite.children:
+            if child.name == "testsuite":
+                cases += self._suite(child)
+        where = f"suite {suite.attributes.get('name', '')!r:.80}"
+        said = suite.attributes.get("tests")
+        # pytest counts a test once that failed and whose teardown failed, but has it twice.
+        if said is None or not said.isdecimal() or not 0 <= len(cases) - int(said[:9]) <= repeated_failures(cases):
+            self._compare(where, "tests", said, len(cases))
+        if said is not None and said.isdecimal():
+            self._missing = max(missing_before, self._missing, int(said[:9]) - len(cases))
+        for attribute, tag in JUNIT_COUNTS:
+            self._compare(where, attribute, suite.attributes.get(attribute), sum(has(case, tag) for case in cases))
+        return cases
+
+    def _test_case(self, case: Element) -> Event:
+        name = ".".join(part for part in (case.attributes.get("classname"), case.attributes.get("name")) if part)
+        for tag, status in JUNIT_OUTCOMES:
+            for child in case.children:
+                if child.name == tag:
+                    if child.attributes.get("type") == "pytest.xfail":
+                        status = "known"
+                    reason = child.attributes.get("message", "")
+                    directive = f"{tag} {reason}".strip()[:NAME_LIMIT] if status in ("skip", "known", "flaky") else None
+                    message = "\n".join(part for part in (reason, "".join(child.text)) if part.strip())
+                    return self._case(name, status, case.attributes.get("time"), directive, message)
+        return self._case(name, "pass", case.attributes.get("time"), None, "")
+
+
+def has(case: Element, tag: str) -> bool:
+    return any(child.name == tag for child in case.children)
+
+
+def repeated_failures(cases: list[Element]) -> int:
+    failed = [case for case in cases if has(case, "failure") or has(case, "error")]
+    names = {(case.attributes.get("classname"), case.attributes.get("name")) for case in failed}
+    return len(failed) - len(names)
+
+
+AVOCADO_STATUS = {
+    "PASS": "pass",
+    "WARN": "pass",
+    "FAIL": "fail",
+    "SKIP": "skip",
+    "CANCEL": "skip",
+    "INTERRUPTED": "timeout",
+}  # any other is an error
+AVOCADO_COUNTS = {"pass": "PASS", "failures": "FAIL", "errors": "ERROR", "skip": "SKIP", "cancel": "CANCEL", "warn": "WARN"}
+
+
+class AvocadoParser(ReportParser):
+    """Avocado's results.json."""
+
+    def _read(self, report: bytes) -> list[Event]:
+        results = json.loads(report.decode("utf-8"))
+        tests = results.get("tests") if isinstance(results, dict) else None
+        if not isinstance(tests, list) or not all(isinstance(test, dict) for test in tests):
+            raise ValueError("it has no list of tests")
+        total = results.get("total")
+        if isinstance(total, bool) or not isinstance(total, int) or not 0 <= total < 10**9:
+            raise ValueError("it does not say how many tests there are")
+        self._promise(max(total, len(tests)))
+        self._compare("the report", "tests", total, len(tests))
+        counts = Counter(str(test.get("status")) for test in tests)
+        for key, status in AVOCADO_COUNTS.items():
+            self._compare("the report", key, results.get(key), counts[status])
+        return [self._avocado_test(test) for test in tests]
+
+    def _avocado_test(self, test: dict[str, Any]) -> Event:
+        said = str(test.get("status"))
+        reason = test.get("fail_reason")
+        text = reason if isinstance(reason, str) else ""
+        duration = test.get("time_elapsed", test.get("time"))
+        directive = f"{said} {text}".strip()[:NAME_LIMIT] if said not in ("PASS", "FAIL") else None
+        name = str(test.get("name") or test.get("id") or "")
+        return self._case(name, AVOCADO_STATUS.get(said, "error"), duration, directive and writable(directive), text)
+
+
 PARSERS: dict[str, Callable[[str, float], Parser]] = {
     "tap": TapParser,
     "ktap": KtapParser,
@@ -1084,8 +1289,11 @@ PARSERS: dict[str, Callable[[str, float], Parser]] = {
     "cargo": CargoParser,
     "bpftrace": BpftraceParser,
     "test_progs": TestProgsParser,
+    "junit": JunitParser,
+    "avocado": AvocadoParser,
     "exit_code": ExitCodeParser,
 }
+REPORTS = frozenset({"junit", "avocado"})  # of a file, not of output
 
 
 # --- files ------------------------------------------------------------------------------------------------------
@@ -1173,6 +1381,37 @@ class Capture:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+class Report:
+    """The file in which a suite leaves its results. One that was there before is not this run's."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._before = self._stamp()
+
+    def read(self) -> bytes:
+        """Return the content, or raise ValueError saying why there is none."""
+        try:
+            if self._before is not None and self._stamp() == self._before:
+                raise ValueError(f"'{self._path}' was there before the suite, which did not write it")
+            # A pipe or a device would never end.
+            with os.fdopen(os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise ValueError(f"'{self._path}' is no plain file")
+                content = file.read(REPORT_LIMIT + 1)
+        except OSError as error:
+            raise ValueError(f"'{self._path}': {error.strerror}") from error
+        if len(content) > REPORT_LIMIT:
+            raise ValueError(f"'{self._path}' has more than {REPORT_LIMIT} bytes")
+        return content
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 # --- processes --------------------------------------------------------------------------------------------------
@@ -1269,6 +1508,7 @@ class Run:
         self.parser: Parser = PARSERS[spec.parser](spec.suite, self.started)
         self.stdout = Capture(directory / "stdout.log", spec.capture_limit)
         self.stderr = Capture(directory / "stderr.log", spec.capture_limit)
+        self.report = Report(Path(spec.cwd or ".", spec.report)) if spec.report else None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.errors: list[str] = []
         self.leftovers: list[str] = []
@@ -1402,6 +1642,11 @@ class Run:
         end = self.end
         end.duration = time.monotonic() - self.started
         end.tail = list(self.tail)
+        if self.report is not None:
+            try:
+                end.report = self.report.read()
+            except ValueError as error:
+                end.report_error = str(error)
         self._report(self.parser.finish(end))
         captures = [capture.error for capture in (self.stdout, self.stderr) if capture.error]
         event: Event = {

@@ -62,11 +62,16 @@ REBOOTED = 91
 
 PARSERS = ["tap", "ktap", "gtest", "unittest", "cargo", "bpftrace", "test_progs", "exit_code"]
 
+REPORTS = ["junit", "avocado"]
+
+PARSERS = ["tap", "ktap", "gtest", "unittest", "cargo", "bpftrace", "test_progs", "junit", "avocado", "exit_code"]
+
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "required": True},
     "command": {"type": "str"},
     "argv": {"type": "list", "elements": "str"},
     "parser": {"type": "str", "choices": PARSERS, "default": "tap"},
+    "report": {"type": "str"},
     "deadline": {"type": "int", "default": 600},
     "environment": {"type": "dict", "default": {}},
     "chdir": {"type": "str"},
@@ -110,6 +115,7 @@ class Request:
     base: str  # directory in the guest, of this run alone
     python: str
     lost_after: int
+    report: str | None = None
 
     @property
     def label(self) -> str:
@@ -128,6 +134,7 @@ class Request:
             "deadline": self.deadline,
             "environment": self.environment,
             "cwd": posixpath.join(self.base, "work", self.chdir or ""),
+            **({"report": self.report} if self.report else {}),
         }
         return json.dumps(spec).encode("ascii")
 
@@ -480,6 +487,8 @@ class ActionModule(ActionBase):
         for option in ("deadline", "lost_after"):
             if options[option] <= 0:
                 raise AnsibleActionFail(f"The {option} {options[option]} is refused: it must be a positive number of seconds.")
+        if bool(options["report"]) != (options["parser"] in REPORTS):
+            raise AnsibleActionFail(f"The option report is needed with the parsers {' and '.join(REPORTS)}, and only with them.")
         if not options["remote_dir"].startswith("/"):
             raise AnsibleActionFail(f"The remote_dir '{options['remote_dir']}' is refused: it must be an absolute path.")
         return Request(
@@ -495,6 +504,7 @@ class ActionModule(ActionBase):
             base=posixpath.join(options["remote_dir"], f"{options['name']}-{secrets.token_hex(4)}"),
             python=options["python"] or self._guest_python(task_vars),
             lost_after=options["lost_after"],
+            report=options["report"],
         )
 
     def _source(self, source: str | None) -> Path | None:

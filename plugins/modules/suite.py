@@ -47,10 +47,18 @@ options:
       - V(cargo) reads what C(cargo test) prints, for all its test programs.
       - V(bpftrace) reads what the runtime tests of bpftrace print.
       - V(test_progs) reads what the kernel's BPF selftests print (C(test_progs) and its flavours).
+      - V(junit) reads a JUnit XML file that the suite leaves, named by O(report).
+      - V(avocado) reads the C(results.json) of Avocado, named by O(report).
       - V(exit_code) makes the whole suite one test that passes if the command ends with status 0.
     type: str
-    choices: [tap, ktap, gtest, unittest, cargo, bpftrace, test_progs, exit_code]
+    choices: [tap, ktap, gtest, unittest, cargo, bpftrace, test_progs, junit, avocado, exit_code]
     default: tap
+  report:
+    description:
+      - File in which the suite leaves its results, relative to the directory in which it runs, or absolute.
+      - Needed with O(parser=junit) and O(parser=avocado), and only with them. The suite itself must write it; a file that
+        was there before and was not touched is an error.
+    type: str
   deadline:
     description:
       - Seconds after which the suite and everything it started is ended.

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def test_action_and_module(runner: ModuleType) -> None:
     documented = yaml.safe_load(module.DOCUMENTATION)["options"]["parser"]
+    assert sorted(runner.REPORTS) == sorted(action.REPORTS)
     assert list(runner.PARSERS) == action.PARSERS == documented["choices"]
     for name in runner.PARSERS:
         assert any(text.startswith(f"V({name})") for text in documented["description"])
@@ -29,3 +30,4 @@ def test_roles(runner: ModuleType, role: str, variable: str) -> None:
     specs = yaml.safe_load((ROOT / "roles" / role / "meta" / "argument_specs.yml").read_text())
     options = specs["argument_specs"]["main"]["options"][variable]["options"]
     assert options["parser"]["choices"] == list(runner.PARSERS)
+    assert options["report"]["type"] == "str"

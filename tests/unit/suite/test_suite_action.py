@@ -41,6 +41,11 @@ def request_for(tmp_path: Path, **change: Any) -> suite.Request:
     return suite.Request(**{**fields, **change})
 
 
+def test_a_report_is_part_of_the_specification_only_if_asked_for(tmp_path: Path) -> None:
+    assert "report" not in json.loads(request_for(tmp_path).spec())
+    assert json.loads(request_for(tmp_path, parser="junit", report="out.xml").spec())["report"] == "out.xml"
+
+
 # --- to the guest -----------------------------------------------------------------------------------------------
 
 
