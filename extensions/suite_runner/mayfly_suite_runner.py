@@ -829,10 +829,13 @@ class UnittestParser(LineParser):
                 return []
             self._has_subtests = True
             return [self._result(f"{name}{test[4]}", status[1], now)]
+        events: list[Event] = []
+        while (inner := UNITTEST_LINE.match(test[5])) is not None:
+            events += self._begin(name, False, now)
+            test, name = inner, unittest_name(inner[2], inner[3])
+        status = UNITTEST_STATUS.match(test[5])
         failed = status is not None and status[1] in ("FAIL", "ERROR")
-        events = self._begin(name, failed and self._failed_last == name, now)
-        if (inner := UNITTEST_LINE.match(test[5])) is not None:
-            return [*events, *self._line(unittest_name(inner[2], inner[3]), inner, now)]
+        events += self._begin(name, failed and self._failed_last == name, now)
         return [*events, *self._said(test[5], now)]
 
     def _begin(self, name: str, repeated: bool, now: float) -> list[Event]:
@@ -851,7 +854,7 @@ class UnittestParser(LineParser):
             name, self._open = self._open, None
             return [self._result(name or "outside of a test", status[1], now)]
         if self._open is not None and text.strip("-="):  # else it is empty, or where the results end
-            self._printed = text
+            self._printed = text[-NAME_LIMIT:]
             self._remarks.append(text)
         return []
 
@@ -966,7 +969,7 @@ class CargoParser(LineParser):
         if (status := CARGO_STATUS.match(text)) is not None:
             return [self._result(status[1], now, status[2])]
         if text:
-            self._printed = text
+            self._printed = text[-NAME_LIMIT:]
             self._remarks.append(text)
         return []
 

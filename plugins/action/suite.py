@@ -60,9 +60,8 @@ MARK = "=mayfly=\n"  # before it: whatever a login shell prints
 RUNNER_GONE = 90
 REBOOTED = 91
 
-PARSERS = ["tap", "ktap", "gtest", "unittest", "cargo", "bpftrace", "test_progs", "exit_code"]
-
-REPORTS = ["junit", "avocado"]
+PARSERS = ["tap", "ktap", "gtest", "unittest", "cargo", "bpftrace", "test_progs", "junit", "avocado", "exit_code"]
+REPORTS = ["junit", "avocado"]  # which need the option report
 
 PARSERS = ["tap", "ktap", "gtest", "unittest", "cargo", "bpftrace", "test_progs", "junit", "avocado", "exit_code"]
 

@@ -108,6 +108,13 @@ def test_names_may_repeat(runner: ModuleType) -> None:
     assert verdict(runner, "unittest", bad.replace("Ran 2", "Ran 1"), 1) == "failed"  # the second time in tearDown
 
 
+def test_hostile_lines_take_no_time(runner: ModuleType) -> None:
+    chain = "a (b.C) ... " * 5000
+    skips = "x (b.C) ... y" + "skipped '" * 7000
+    outcome = parse(runner, "unittest", f"{chain}\n{skips}\n{skips}", 0)
+    assert outcome.errors
+
+
 @pytest.mark.parametrize(("timed_out", "status"), [(False, "error"), (True, "timeout")])
 def test_what_ran_when_it_died_is_named(runner: ModuleType, timed_out: bool, status: str) -> None:
     outcome = parse(runner, "unittest", "test_a (g.A.test_a) ... ok\ntest_b (g.A.test_b) ... ", timed_out=timed_out)
