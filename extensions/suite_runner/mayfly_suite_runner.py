@@ -53,7 +53,6 @@ import stat
 import subprocess
 import sys
 import time
-import xml.parsers.expat as expat
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -1154,6 +1153,10 @@ class Element:
 
 def read_xml(data: bytes) -> Element:
     """Parse XML without a document type, so that there are no entities to expand; raise ValueError for anything else."""
+    try:
+        from xml.parsers import expat  # minimal installations of Python lack it, and other parsers need it not
+    except ImportError as error:
+        raise ValueError(f"the guest's Python reads no XML: {error}") from error
     root = Element("", {})
     path = [root]
 

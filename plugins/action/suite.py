@@ -63,8 +63,6 @@ REBOOTED = 91
 PARSERS = ["tap", "ktap", "gtest", "unittest", "cargo", "bpftrace", "test_progs", "junit", "avocado", "exit_code"]
 REPORTS = ["junit", "avocado"]  # which need the option report
 
-PARSERS = ["tap", "ktap", "gtest", "unittest", "cargo", "bpftrace", "test_progs", "junit", "avocado", "exit_code"]
-
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "required": True},
     "command": {"type": "str"},
