@@ -1170,11 +1170,14 @@ def read_xml(data: bytes) -> Element:
     def doctype(*_arguments: object) -> None:
         raise ValueError("it has a document type, which is refused")
 
+    def text(characters: str) -> None:
+        path[-1].text.append(characters)
+
     parser = expat.ParserCreate(namespace_separator="}")
     parser.buffer_text = True
     parser.StartElementHandler = start
     parser.EndElementHandler = lambda _name: path.pop()
-    parser.CharacterDataHandler = lambda text: path[-1].text.append(text)
+    parser.CharacterDataHandler = text
     parser.StartDoctypeDeclHandler = doctype
     try:
         # Bit by bit until the root is there: a document type must be refused before anything is made of it.
