@@ -42,6 +42,13 @@ def _plain(line: str) -> str:
 
 
 def _headline(verdict: Data) -> str:
+    what = f"  job {verdict['job']}" if verdict["job"] else ""
+    took = "" if verdict["duration"] is None else f"  {seconds_text(verdict['duration'])}"
+    return f"{verdict['verdict'].upper()}  run {verdict['run_id']}{what}  {tally(verdict)}{took}"
+
+
+def tally(verdict: Data) -> str:
+    """What came out, in one line."""
     tests = verdict["totals"]["tests"]
     total = sum(tests.values())
     red = sum(tests[status] for status in ("fail", "error", "timeout"))
@@ -50,9 +57,7 @@ def _headline(verdict: Data) -> str:
         parts.insert(0, "no true verdict")
     parts[:0] = _kernel_parts(verdict["guests"])
     parts += [f"{tests[status]} {text}" for status, text in _HEADLINE_EXTRAS if tests[status]]
-    what = f"  job {verdict['job']}" if verdict["job"] else ""
-    took = "" if verdict["duration"] is None else f"  {_seconds(verdict['duration'])}"
-    return f"{verdict['verdict'].upper()}  run {verdict['run_id']}{what}  {', '.join(parts)}{took}"
+    return ", ".join(parts)
 
 
 _HEADLINE_EXTRAS = (("not_run", "not run"), ("skip", "skipped"), ("known", "known to fail"), ("xpass", "unexpectedly passed"))
@@ -121,7 +126,7 @@ def _suite_row(suite: Data) -> tuple[str, ...]:
     failed = counts["fail"] + counts["error"] + counts["timeout"]
     other = counts["known"] + counts["flaky"] + counts["xpass"] + counts["not_run"]
     numbers = [str(number) for number in (counts["pass"], failed, counts["skip"], other)]
-    time = "-" if suite["duration"] is None else _seconds(suite["duration"])
+    time = "-" if suite["duration"] is None else seconds_text(suite["duration"])
     return (suite["name"], suite["guest"], suite["status"].upper(), *numbers, time)
 
 
@@ -131,7 +136,7 @@ def _facts_block(verdict: Data) -> list[str]:
     phases = [f"{phase_name(entry)} {_phase_time(entry)}" for entry in told]
     if phases:
         lines.append("Phases    " + ", ".join(phases))
-    guests = [_guest_text(guest) for guest in verdict["guests"]]
+    guests = [guest_text(guest) for guest in verdict["guests"]]
     if guests:
         lines.append("Guests    " + ", ".join(guests))
     unread = [guest["name"] for guest in verdict["guests"] if not guest["console"]["read"]]
@@ -139,16 +144,16 @@ def _facts_block(verdict: Data) -> list[str]:
         lines.append("Console   not read: " + ", ".join(unread))
     notes = [f"{suite_label(suite)}: {note}" for suite in verdict["suites"] for note in suite["notes"]]
     lines += [f"Note      {_one_line(note)}" for note in notes[:2]]
-    return [*lines, "Evidence  verdict.json, junit.xml, suites/<suite>/<guest>/, guests/<guest>/"]
+    return [*lines, "Evidence  report.html, verdict.json, junit.xml, suites/<suite>/<guest>/, guests/<guest>/"]
 
 
 def _phase_time(entry: Data) -> str:
     if entry["status"] == "failed":
-        return "FAILED" if entry["duration"] is None else f"FAILED after {_seconds(entry['duration'])}"
-    return "-" if entry["duration"] is None else _seconds(entry["duration"])
+        return "FAILED" if entry["duration"] is None else f"FAILED after {seconds_text(entry['duration'])}"
+    return "-" if entry["duration"] is None else seconds_text(entry["duration"])
 
 
-def _guest_text(guest: Data) -> str:
+def guest_text(guest: Data) -> str:
     details = [str(guest[key]) for key in ("image", "kernel", "accel") if guest.get(key)]
     seconds = guest.get("seconds")
     if isinstance(seconds, dict) and is_number(seconds.get("ready")):
@@ -156,5 +161,5 @@ def _guest_text(guest: Data) -> str:
     return f"{guest['name']} ({', '.join(details)})" if details else str(guest["name"])
 
 
-def _seconds(value: float) -> str:
+def seconds_text(value: float) -> str:
     return f"{value:.1f} s" if value < 120 else f"{int(value) // 60} min {int(value) % 60} s"

@@ -11,13 +11,16 @@ module: verdict
 short_description: Turn the results of a run into a verdict
 version_added: 0.1.0
 description:
-  - Reads the results directory of a run and writes C(verdict.json), C(junit.xml) and C(summary.txt) into it.
+  - Reads the results directory of a run and writes C(verdict.json), C(junit.xml), C(summary.txt) and C(report.html)
+    into it.
   - Each suite that was asked for on a guest needs a complete and consistent result; a missing, torn or contradictory
     one makes the verdict V(error), never V(passed).
   - The consoles of the guests are searched for kernel panics, oopses, warnings, stalls and lockups. Any of them makes
     the verdict at least V(failed), whatever the suites say.
   - A kernel panic explains why the suites on that guest have no complete result and why the phases C(run) and C(collect)
     failed there, so all this together is V(failed) and not V(error), for it is the tested kernel that said no.
+  - C(report.html) is one page for people. It loads nothing and needs no network. It shows the ends of long logs, and the
+    neighbourhood of what a kernel complained of.
   - A red verdict does not fail the task. Test RV(exit_code) where the job should end.
 author:
   - The Mayfly authors (@mayfly)
@@ -126,9 +129,10 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mayfly.virt.plugins.module_utils import _events, _junit, _summary, _verdict
+from ansible_collections.mayfly.virt.plugins.module_utils import _events, _junit, _report, _summary, _verdict
 
 READ_LIMIT = 256 * 1024 * 1024  # of one file; a console that fills more than this would fill the memory too
+OUTPUT_LIMIT = 1024 * 1024  # of what a suite printed, its end
 RETURNED_TESTS = 100
 
 
@@ -173,13 +177,37 @@ def gather(results: Path) -> _verdict.Evidence:
     )
 
 
-def render(verdict: dict[str, Any]) -> dict[str, bytes]:
+def read_end(path: Path) -> str | None:
+    """Return the end of a file, None if there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - OUTPUT_LIMIT))
+            return file.read(OUTPUT_LIMIT).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return None
+
+
+def gather_outputs(results: Path, suites: list[dict[str, Any]]) -> dict[tuple[str, str, str], str]:
+    """Read what the suites printed in which something is wrong."""
+    wanted = [
+        (suite["name"], suite["guest"], name)
+        for suite in suites
+        if suite["status"] not in ("passed", "skipped")
+        for name in ("stdout.log", "stderr.log")
+    ]
+    outputs = {key: read_end(results.joinpath("suites", *key)) for key in wanted}
+    return {key: text for key, text in outputs.items() if text}
+
+
+def render(verdict: dict[str, Any], logs: _report.Logs) -> dict[str, bytes]:
     """Return the files to write, by name."""
     text = json.dumps(verdict, indent=2, sort_keys=False) + "\n"
     return {
         "verdict.json": text.encode("utf-8"),
         "junit.xml": _junit.to_junit(verdict),
         "summary.txt": _summary.to_summary(verdict).encode("utf-8"),
+        "report.html": _report.to_report(verdict, logs).encode("utf-8"),
     }
 
 
@@ -207,8 +235,10 @@ def main() -> None:
     if not results.is_dir():
         module.fail_json(msg=f"Could not judge the run: '{results}' is no directory. Pass the run's results directory.")
     try:
-        verdict = _verdict.judge(gather(results))
-        files = {results / name: content for name, content in render(verdict).items()}
+        evidence = gather(results)
+        verdict = _verdict.judge(evidence)
+        logs = _report.Logs(evidence.consoles, gather_outputs(results, verdict["suites"]))
+        files = {results / name: content for name, content in render(verdict, logs).items()}
         stale = [path for path, content in files.items() if differs(path, content)]
     except OSError as error:
         module.fail_json(msg=f"Could not read the results in '{results}': {error}.")

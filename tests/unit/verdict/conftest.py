@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from ansible_collections.mayfly.virt.plugins.module_utils import _junit, _summary, _verdict
+from ansible_collections.mayfly.virt.plugins.module_utils import _junit, _report, _summary, _verdict
 
 SCHEMA = Path(__file__).resolve().parents[3] / "docs" / "schema" / "verdict-1.json"
 START = 1795230000.0
@@ -91,8 +93,15 @@ def story() -> Story:
 
 
 @pytest.fixture(scope="session")
+def new_story() -> type[Story]:
+    """For tests that hypothesis calls many times with one story fixture."""
+    return Story
+
+
+@pytest.fixture(scope="session")
 def sound() -> Callable[[dict[str, Any]], None]:
-    """Check what holds for every verdict: its schema, a JUnit document as red as it is, a short summary."""
+    """Check what holds for every verdict: its schema, a JUnit document as red as it is, a short summary, a report
+    with its numbers."""
     validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
     validator.check_schema(validator.schema)
 
@@ -112,5 +121,14 @@ def sound() -> Callable[[dict[str, Any]], None]:
         assert lines[-2].startswith("Evidence")
         assert all(line.isprintable() for line in lines)
         summary.encode("utf-8")
+        report = _report.to_report(verdict, _report.Logs())
+        report.encode("utf-8")
+        assert f'<header class="{verdict["verdict"]}">' in report
+        data = json.loads(report.partition('id="data">')[2].partition("</script>")[0])
+        seen = Counter(data["statuses"][row[3]][0] for row in data["rows"])
+        more = re.search(r"<p>(\d+) more tests are counted", report)
+        # Those not listed are tests of a plan that promised too many.
+        assert Counter(verdict["totals"]["tests"]) - seen == Counter(not_run=int(more[1]) if more else 0) + Counter()
+        assert not seen - Counter(verdict["totals"]["tests"])
 
     return check

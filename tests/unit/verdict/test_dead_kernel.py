@@ -158,7 +158,7 @@ def test_what_is_said_of_a_panic(story: Any, sound: Sound) -> None:
         "\n"
         "Phases    prepare 9.0 s, run 9.0 s, run of bookworm FAILED after 18.0 s, collect 9.0 s\n"
         "Guests    bookworm (debian-12, 6.1.0-32, kvm, ready after 33 s)\n"
-        "Evidence  verdict.json, junit.xml, suites/<suite>/<guest>/, guests/<guest>/\n"
+        "Evidence  report.html, verdict.json, junit.xml, suites/<suite>/<guest>/, guests/<guest>/\n"
     )
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from ansible_collections.mayfly.virt.plugins.modules import verdict as module
 
-FILES = ("verdict.json", "junit.xml", "summary.txt")
+FILES = ("verdict.json", "junit.xml", "summary.txt", "report.html")
 
 
 PROGRAM = """
@@ -75,6 +75,19 @@ def test_a_red_verdict_is_returned_and_does_not_fail_the_task(results: Path) -> 
     assert outcome["rc"] == 0
     assert (outcome["verdict"], outcome["exit_code"]) == ("error", 2)
     assert outcome["summary"].startswith("ERROR")
+
+
+def test_the_report_shows_the_end_of_what_a_red_suite_printed(results: Path) -> None:
+    suite = results / "suites" / "smoke" / "bookworm"
+    (suite / "stdout.log").write_bytes(b"the beginning\n" + b"\xff noise\n" * module.OUTPUT_LIMIT + b"the last word\n")
+    run(results)
+    assert "the last word" not in (results / "report.html").read_text()
+    suite.joinpath("events.jsonl").unlink()
+    assert run(results)["changed"] is True
+    report = (results / "report.html").read_text()
+    assert "the last word" in report
+    assert "the beginning" not in report
+    assert run(results)["changed"] is False
 
 
 def test_a_directory_without_a_job_is_an_error(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_summary_of_a_failed_run(story: Any) -> None:
         "\n"
         "Phases    prepare 9.0 s, run 9.0 s, collect 9.0 s\n"
         "Guests    bookworm (debian-12, 6.1.0-32, kvm)\n"
-        "Evidence  verdict.json, junit.xml, suites/<suite>/<guest>/, guests/<guest>/\n"
+        "Evidence  report.html, verdict.json, junit.xml, suites/<suite>/<guest>/, guests/<guest>/\n"
     )
 
 

@@ -1,0 +1,562 @@
+# Copyright: the Mayfly authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The verdict as report.html: one page to look around in, without a network. Pure.
+
+Nearly everything on it was said by a guest, so every text goes through visible() and is escaped where it meets HTML, and
+every kind of text has a room it cannot outgrow. What does not fit is left out, and the page says so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from html import escape
+from typing import Any
+from urllib.parse import quote
+
+from ._console import death
+from ._events import RED_STATUSES, STATUSES, deadline_text, first_diagnostic, is_number, suite_label
+from ._report_page import page
+from ._summary import guest_text, seconds_text, tally
+from ._verdict import PHASES, phase_name
+
+# Bytes of HTML or JSON, 13 MB in all.
+ROWS_ROOM = 7 << 20
+FAILURES_ROOM = 2 << 20
+CONSOLES_ROOM = 2 << 20
+MATRIX_ROOM = 1 << 20
+OTHER_ROOM = 256 << 10  # each of reasons, timeline and environment
+
+NAME_LIMIT = 300  # characters
+MESSAGE_LIMIT = 8000
+ROW_MESSAGE_LIMIT = 1000
+LINE_LIMIT = 400
+TAIL = 80  # lines of a suite's output
+SLICE = 30  # lines before and after a test's result
+CONSOLE_TAIL = 120
+SPLATS = 20
+BEFORE, AFTER = 5, 60  # lines around a splat
+SUITE_FAILURES = 50
+
+Data = dict[str, Any]
+
+_SUITE_SYMBOLS = {"passed": "\u2713", "failed": "\u2717", "timeout": "\u25f7", "skipped": "\u2212", "error": "!"}
+_TEST_SYMBOLS = {
+    "pass": "\u2713",
+    "fail": "\u2717",
+    "error": "!",
+    "skip": "\u2212",
+    "timeout": "\u25f7",
+    "known": "\u2248",
+    "flaky": "~",
+    "xpass": "+",
+    "not_run": "\u25cb",
+}
+_ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_SPECIAL = re.compile(r"[^\n\t\x20-\x7e]")
+_TAP_RESULT = re.compile(r"(?:not )?ok (\d{1,9})\b")
+_LINE_END = re.compile(r"\r*\n")  # as the console was counted
+_JSON_ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
+
+
+@dataclass
+class Logs:
+    """The texts behind a verdict; of long ones their ends."""
+
+    consoles: dict[str, str] = field(default_factory=dict)  # by guest
+    outputs: dict[tuple[str, str, str], str] = field(default_factory=dict)  # by suite, guest and name of the file
+
+
+class Room:
+    """What may still be written of one kind."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    def take(self, text: str) -> bool:
+        self.left -= len(text.encode("utf-8"))
+        return self.left >= 0
+
+    def fill(self, pieces: Iterable[str], instead: str = "") -> str:
+        """Return the pieces that fit, and a word on the others."""
+        kept = []
+        for piece in pieces:
+            if not self.take(piece):
+                kept.append(instead)
+                break
+            kept.append(piece)
+        return "".join(kept)
+
+
+def to_report(verdict: Data, logs: Logs) -> str:
+    """Return report.html."""
+    excerpts = _excerpts(verdict, logs)
+    rows = _rows(verdict)
+    sections = [
+        _header(verdict),
+        _reasons(verdict, excerpts),
+        _matrix(verdict),
+        _failures(verdict, logs, excerpts),
+        _tests(verdict, rows),
+        _timeline(verdict),
+        _consoles(verdict, excerpts),
+        _environment(verdict),
+    ]
+    title = f"{verdict['verdict']}: {_name(verdict['job'] or verdict['run_id'])}"
+    return page(title, "\n".join(section for section in sections if section), _data(verdict, rows))
+
+
+# --- texts ------------------------------------------------------------------------------------------------------
+
+
+def visible(text: str) -> str:
+    """Return a text in which nothing hides: control characters, bidirectional overrides and the like are spelled out."""
+    return _SPECIAL.sub(_spell, text)
+
+
+def _spell(match: re.Match[str]) -> str:
+    char = match[0]
+    if char.isprintable():
+        return char
+    code = ord(char)
+    if code < 32:
+        return chr(0x2400 + code)
+    return "\u2421" if code == 127 else f"<U+{code:04X}>"
+
+
+def embed(value: Any) -> str:
+    """Return JSON that can stand in a script element: no end tag and no comment can begin in it."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_JSON_ESCAPES)
+
+
+def _cut(text: str, limit: int) -> str:
+    return visible(text if len(text) <= limit else text[:limit] + "\u2026 [cut]")
+
+
+def _name(value: Any) -> str:
+    return _cut(str(value), NAME_LIMIT)
+
+
+def _html(value: Any, limit: int = NAME_LIMIT) -> str:
+    return escape(_cut(str(value), limit))
+
+
+def _badge(status: str, symbols: dict[str, str]) -> str:
+    return f'<span class="badge {status}">{symbols[status]} {status.replace("_", " ")}</span>'
+
+
+def _pre(text: str, label: str) -> str:
+    return f'<pre tabindex="0" role="region" aria-label="{escape(label)}">{text}</pre>'
+
+
+def _fold(summary: str, content: str, attributes: str = "") -> str:
+    return f"<details{attributes}><summary>{summary}</summary>{content}</details>\n"
+
+
+def _section(anchor: str, title: str, content: str) -> str:
+    return f'<section id="{anchor}"><h2>{title}</h2>\n{content}\n</section>'
+
+
+def _lines(text: str) -> list[str]:
+    lines = [_ESCAPE_SEQUENCE.sub("", line[: 10 * LINE_LIMIT]) for line in _LINE_END.split(text)]
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _log(lines: list[str]) -> str:
+    return "\n".join(_html(line, LINE_LIMIT) for line in lines)
+
+
+# --- head, reasons, matrix --------------------------------------------------------------------------------------
+
+
+def _header(verdict: Data) -> str:
+    kind = verdict["verdict"]
+    job = f"job {_html(verdict['job'])}, " if verdict["job"] else ""
+    when = [moment for moment in (verdict["started"], verdict["ended"]) if moment]
+    facts = [" to ".join(when)] if when else []
+    if verdict["duration"] is not None:
+        facts.append(seconds_text(verdict["duration"]))
+    counts = [_badge(status, _TEST_SYMBOLS) + f" {count}" for status, count in verdict["totals"]["tests"].items() if count]
+    names = ("reasons", "matrix", "failures", "tests", "timeline", "consoles", "environment")
+    links = " ".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in names if name != "reasons" or verdict["reasons"])
+    return f"""<header class="{kind}">
+<h1>{_badge(kind, _SUITE_SYMBOLS)} {job}run {_html(verdict["run_id"])}</h1>
+<p>{_html(tally(verdict), 2000)}</p>
+<p>{" &nbsp; ".join(counts)}</p>
+<p class="dim">{", ".join(facts)}{", " if facts else ""}exit {verdict["exit_code"]}</p>
+<nav aria-label="Sections">{links} <button id="theme" type="button" hidden>Dark or light</button></nav>
+</header>"""
+
+
+def _reasons(verdict: Data, excerpts: list[dict[int, str]]) -> str:
+    if not verdict["reasons"]:
+        return ""
+    links = dict(_links(verdict, excerpts))
+    items = (f"<li>{_linked(reason, links)}</li>\n" for reason in verdict["reasons"])
+    return _section("reasons", "Why", f"<ul>{Room(OTHER_ROOM).fill(items, '<li>more in verdict.json</li>')}</ul>")
+
+
+def _links(verdict: Data, excerpts: list[dict[int, str]]) -> Iterator[tuple[str, str]]:
+    """How reasons begin, and where what they speak of stands."""
+    for number, guest in enumerate(verdict["guests"]):
+        if guest["console"]["trouble"]:
+            first = death(guest["console"]) or guest["console"]["trouble"][0]
+            target = _line_anchor(number, first["line"], excerpts)
+            yield f"kernel of {guest['name']}: ", target
+            yield f"kernel of {guest['name']} panicked: ", target
+    for number, suite in enumerate(verdict["suites"]):
+        yield f"{suite_label(suite)}: ", f"suite-{number}"
+
+
+def _linked(reason: str, links: dict[str, str]) -> str:
+    head, colon, _rest = reason.partition(": ")
+    target = links.get(head + colon)
+    text = _html(reason, 2000)
+    return f'<a href="#{target}">{text}</a>' if target else text
+
+
+def _line_anchor(guest: int, line: int, excerpts: list[dict[int, str]]) -> str:
+    return f"console-{guest}-{line}" if line in excerpts[guest] else f"console-{guest}"
+
+
+def _matrix(verdict: Data) -> str:
+    suites = {(suite["name"], suite["guest"]): number for number, suite in enumerate(verdict["suites"])}
+    columns = list(dict.fromkeys(name for name, _guest in suites))
+    guests = list(dict.fromkeys([guest["name"] for guest in verdict["guests"]] + [guest for _name, guest in suites]))
+    consoles = {guest["name"]: (number, guest["console"]) for number, guest in enumerate(verdict["guests"])}
+    head = "".join(f'<th scope="col">{_html(name)}</th>' for name in columns)
+    rows = (
+        f'<tr><th scope="row">{_html(guest)}</th>'
+        + "".join(_cell(verdict, suites.get((column, guest))) for column in columns)
+        + _kernel_cell(*consoles.get(guest, (0, None)))
+        + "</tr>\n"
+        for guest in guests
+    )
+    body = Room(MATRIX_ROOM).fill(rows, "<tr><td>more in verdict.json</td></tr>")
+    table = f'<thead><tr><th scope="col">guest</th>{head}<th scope="col">kernel</th></tr></thead><tbody>{body}</tbody>'
+    return _section("matrix", "Guests and suites", f'<div class="scroll"><table class="matrix">{table}</table></div>')
+
+
+def _cell(verdict: Data, number: int | None) -> str:
+    if number is None:
+        return '<td class="cell absent">not asked for</td>'
+    suite = verdict["suites"][number]
+    status, counts = suite["status"], suite["counts"]
+    total = sum(counts.values())
+    red = sum(counts[name] for name in RED_STATUSES)
+    said = f"{red} of {total} red" if red else f"{total} tests"
+    took = "" if suite["duration"] is None else f", {seconds_text(suite['duration'])}"
+    target = "tests" if _is_good(suite) else f"suite-{number}"
+    text = f"{_SUITE_SYMBOLS[status]} {status}<small>{said}{took}</small>"
+    return f'<td class="cell {status}"><a href="#{target}" data-suite="{number}">{text}</a></td>'
+
+
+def _kernel_cell(number: int, console: Data | None) -> str:
+    if console is None or not console["read"]:
+        return '<td class="cell absent">\u25cb not read</td>'
+    trouble = console["trouble"]
+    if not trouble:
+        return f'<td class="cell ok"><a href="#console-{number}">\u2713 quiet</a></td>'
+    kind, text = ("panic", "\u2717 panicked") if death(console) else ("trouble", "\u2717 trouble")
+    return f'<td class="cell {kind}"><a href="#console-{number}">{text}<small>{len(trouble)} lines</small></a></td>'
+
+
+def _is_good(suite: Data) -> bool:
+    return suite["status"] in ("passed", "skipped")
+
+
+# --- failures ---------------------------------------------------------------------------------------------------
+
+
+def _failures(verdict: Data, logs: Logs, excerpts: list[dict[int, str]]) -> str:
+    cards = [_kernel_card(number, guest, excerpts) for number, guest in enumerate(verdict["guests"]) if guest["console"]["trouble"]]
+    bad = [(number, suite) for number, suite in enumerate(verdict["suites"]) if not _is_good(suite)]
+    room = Room(FAILURES_ROOM)
+    # A share for each, so that the first suite with a thousand failures does not hide the second.
+    share = max(4096, FAILURES_ROOM // max(1, len(bad) + len(cards)))
+    content = room.fill(cards, "<p>More kernels complain, see the matrix.</p>")
+    content += room.fill((_suite_card(number, suite, logs, share) for number, suite in bad), "<p>More suites are red, see the matrix.</p>")
+    content += room.fill(_phase_card(entry) for entry in verdict["phases"] if entry["status"] == "failed")
+    return _section("failures", "Failures", content or "<p>\u2713 None.</p>")
+
+
+def _phase_card(entry: Data) -> str:
+    error = _pre(_html(entry["error"], MESSAGE_LIMIT), "error")
+    return f'<div class="card failed"><h3>\u2717 {_html(phase_name(entry))} failed</h3>{error}</div>\n'
+
+
+def _kernel_card(number: int, guest: Data, excerpts: list[dict[int, str]]) -> str:
+    trouble = guest["console"]["trouble"]
+    died = death(guest["console"])
+    first = [died] if died else []
+    listed = (first + [line for line in trouble if line is not died])[:SPLATS]
+    items = "".join(
+        f'<li><a href="#{_line_anchor(number, line["line"], excerpts)}">line {line["line"]}</a> {_html(line["text"], LINE_LIMIT)}</li>'
+        for line in listed
+    )
+    more = f"<li>and {len(trouble) - len(listed)} more</li>" if len(trouble) > len(listed) else ""
+    title = "panicked" if died else "complains"
+    kind = "panic" if died else "trouble"
+    return f'<div class="card {kind}"><h3>\u2717 The kernel of {_html(guest["name"])} {title}</h3><ul>{items}{more}</ul></div>\n'
+
+
+def _suite_card(number: int, suite: Data, logs: Logs, share: int) -> str:
+    name, guest, counts = suite["name"], suite["guest"], suite["counts"]
+    outputs = {file: _lines(logs.outputs.get((name, guest, file), "")) for file in ("stdout.log", "stderr.log")}
+    red = [test for test in suite["tests"] if test["status"] in ("fail", "error", "timeout")]
+    slices = _tap_slices(outputs["stdout.log"]) if suite["parser"] == "tap" else {}
+    facts = [f"<li>{_html(error, 2000)}</li>" for error in suite["errors"]]
+    if suite["timed_out"]:
+        facts.append(f"<li>{_html(deadline_text(suite))}</li>")
+    elif counts["not_run"]:
+        facts.append(f"<li>{counts['not_run']} tests were not run</li>")
+    facts += [f'<li class="dim">{_html(note, 2000)}</li>' for note in suite["notes"]]
+    room = Room(share)
+    told = room.fill(facts, "<li>more in verdict.json</li>")
+    ends = "".join(_output(name, guest, file, lines, Room(share // 4)) for file, lines in outputs.items())
+    room.take(ends)
+    link = f'<a href="#tests" data-suite="{number}">all tests of {_html(suite_label(suite))}</a>'
+    shown = room.fill(
+        (_failure(test, slices.get(test["number"], []), opened=len(red) == 1) for test in red[:SUITE_FAILURES]),
+        '<p class="dim">More failed and do not fit here.</p>',
+    )
+    more = f"<p>{len(red) - SUITE_FAILURES} more failed.</p>" if len(red) > SUITE_FAILURES else ""
+    head = (
+        f"<h3>{_badge(suite['status'], _SUITE_SYMBOLS)} {_html(suite_label(suite))}: {len(red)} of {sum(counts.values())} tests failed</h3>"
+    )
+    listed = f"<ul>{told}</ul>" if told else ""
+    return f'<div class="card {suite["status"]}" id="suite-{number}">{head}{listed}\n{shown}{more}{ends}<p class="dim">{link}</p></div>\n'
+
+
+def _failure(test: Data, output: list[str], opened: bool) -> str:
+    headline = first_diagnostic((test["message"] or "")[:MESSAGE_LIMIT])
+    summary = f"{_badge(test['status'], _TEST_SYMBOLS)} {test['number']} {_html(test['name'] or '(no name)')}"
+    if headline:
+        summary += f' <span class="dim">{_html(headline)}</span>'
+    content = _pre(_html(test["message"], MESSAGE_LIMIT), "diagnostics") if test["message"] else ""
+    if output:
+        content += f'<p class="dim">What the suite printed around it</p>{_pre(_log(output), "output around the test")}'
+    return _fold(summary, content or '<p class="dim">It said nothing.</p>', " open" if opened else "")
+
+
+def _tap_slices(lines: list[str]) -> dict[int, list[str]]:
+    """What was printed from the result before a test's to the one after it, by the test's number."""
+    results = [(index, int(match[1])) for index, line in enumerate(lines) if (match := _TAP_RESULT.match(line))]
+    starts = [-1, *(index for index, _number in results)]
+    ends = [*(index for index, _number in results[1:]), len(lines)]
+    return {
+        number: lines[max(start + 1, index - SLICE) : min(end, index + SLICE + 1)]
+        for (index, number), start, end in zip(results, starts, ends)
+    }
+
+
+def _output(suite: str, guest: str, file: str, lines: list[str], room: Room) -> str:
+    last = [line for line in (_html(line, LINE_LIMIT) for line in lines[: -TAIL - 1 : -1]) if room.take(line)][::-1]
+    if not last:
+        return ""
+    path = quote(f"suites/{suite}/{guest}/{file}")
+    content = _pre("\n".join(last), file) + f'<p><a href="{path}">{file}</a> beside this report has all of it.</p>'
+    return _fold(f"The end of {file}, {len(last)} lines", content)
+
+
+# --- tests ------------------------------------------------------------------------------------------------------
+
+
+def _tests(verdict: Data, rows: list[str]) -> str:
+    statuses = "".join(f'<option value="{status}">{status.replace("_", " ")}</option>' for status in STATUSES)
+    unlisted = sum(verdict["totals"]["tests"].values()) - len(rows)
+    content = f"""<noscript><p>This list needs JavaScript. verdict.json and junit.xml beside this report have all tests.</p></noscript>
+<div id="list" hidden><div class="controls">
+<input id="search" type="search" placeholder="Search names, suites, guests, messages  ( / )" aria-label="Search tests">
+<select id="suite" aria-label="Suite"><option value="">every suite</option></select>
+<select id="status" aria-label="Status"><option value="">every status</option><option value="red">all red</option>{statuses}</select>
+<select id="order" aria-label="Order"><option value="">red first</option><option value="slow">slowest first</option></select>
+<output id="count" aria-live="polite"></output></div>
+<table class="wide"><thead><tr><th>status</th><th>suite@guest</th><th>no.</th><th>test</th><th>time</th></tr></thead>
+<tbody id="rows"></tbody></table>
+<p><button id="more" type="button">Show more</button></p></div>"""
+    if unlisted > 0:
+        content += f"<p>{unlisted} more tests are counted, but not listed here.</p>"
+    return _section("tests", "Tests", content)
+
+
+def _rows(verdict: Data) -> list[str]:
+    """The tests as JSON, the red ones first, as many as fit."""
+    room = Room(ROWS_ROOM)
+    rows = []
+    for red in (True, False):
+        for number, suite in enumerate(verdict["suites"]):
+            for test in suite["tests"]:
+                if (test["status"] in RED_STATUSES) is red:
+                    row = embed(_row(number, test))
+                    if not room.take(row):
+                        return rows
+                    rows.append(row)
+    return rows
+
+
+def _row(number: int, test: Data) -> list[Any]:
+    row = [number, test["number"], _name(test["name"]), STATUSES.index(test["status"]), round(test["duration"], 3)]
+    if test["message"] or test["directive"]:
+        row += [_cut(test["message"] or "", ROW_MESSAGE_LIMIT), _name(test["directive"] or "")]
+    return row
+
+
+def _data(verdict: Data, rows: list[str]) -> str:
+    head = {
+        "suites": [_name(suite_label(suite)) for suite in verdict["suites"]],
+        "statuses": [[status, _TEST_SYMBOLS[status]] for status in STATUSES],
+        "red": sorted(RED_STATUSES),
+    }
+    return embed(head)[:-1] + ',"rows":[' + ",\n".join(rows) + "]}"
+
+
+# --- timeline ---------------------------------------------------------------------------------------------------
+
+
+def _timeline(verdict: Data) -> str:
+    begin, whole = _moment(verdict["started"]), verdict["duration"]
+    if begin is None or not whole:
+        return _section("timeline", "Where the time went", "<p>The phases left no times.</p>")
+    phases = sorted(verdict["phases"], key=lambda entry: (entry["guest"] or "", PHASES.index(entry["phase"])))
+    rows = (_bar(entry, begin, whole) for entry in phases)
+    room = Room(OTHER_ROOM)
+    body = room.fill(rows, "<tr><td>more in verdict.json</td></tr>")
+    guests = room.fill((_guest_times(guest, verdict["suites"]) for guest in verdict["guests"]), "<li>more in verdict.json</li>")
+    head = f"<thead><tr><th>phase</th><th>{seconds_text(whole)} from {verdict['started']}</th><th>time</th></tr></thead>"
+    stages = f"<ul>{guests}</ul>" if guests else ""
+    return _section("timeline", "Where the time went", f'<table class="wide bars">{head}<tbody>{body}</tbody></table>{stages}')
+
+
+def _bar(entry: Data, begin: float, whole: float) -> str:
+    started = _moment(entry["started"])
+    offset = 0.0 if started is None else min(max(0.0, started - begin), whole)
+    width = min(entry["duration"] or 0.0, whole - offset)
+    place = f'x="{1000 * offset / whole:.1f}" width="{max(2, 1000 * width / whole):.1f}"'
+    rect = f'<rect class="{entry["phase"]} {entry["status"]}" {place} y="0" height="10"/>'
+    if entry["duration"] is None:
+        said = entry["status"]
+    else:
+        said = f"{seconds_text(entry['duration'])}, {100 * entry['duration'] / whole:.0f} %"
+        said += "" if entry["status"] == "ok" else ", \u2717 " + entry["status"]
+    bar = f'<svg viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true">{rect}</svg>'
+    return f'<tr><td>{_html(phase_name(entry))}</td><td>{bar}</td><td class="num">{said}</td></tr>\n'
+
+
+def _guest_times(guest: Data, suites: list[Data]) -> str:
+    """How long a guest took to each stage of getting ready, and its suites by its own clock."""
+    stages = guest.get("seconds")
+    stages = {name: value for name, value in stages.items() if is_number(value)} if isinstance(stages, dict) else {}
+    told = [f"{_html(name)} after {seconds_text(value)}" for name, value in sorted(stages.items(), key=lambda stage: stage[1])]
+    told += [
+        f"suite {_html(suite['name'])} {seconds_text(suite['duration'])}"
+        for suite in suites
+        if suite["guest"] == guest["name"] and suite["duration"] is not None
+    ]
+    return f"<li>{_html(guest['name'])}: {', '.join(told)}</li>" if told else ""
+
+
+def _moment(text: str | None) -> float | None:
+    return None if text is None else datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+# --- consoles ---------------------------------------------------------------------------------------------------
+
+
+def _excerpts(verdict: Data, logs: Logs) -> list[dict[int, str]]:
+    """Of each guest's console the lines around the kernel's complaints and the last ones, by their number."""
+    share = CONSOLES_ROOM // max(1, len(verdict["guests"]))
+    return [
+        _excerpt(logs.consoles.get(guest["name"], ""), guest["console"], Room(share), number)
+        for number, guest in enumerate(verdict["guests"])
+    ]
+
+
+def _excerpt(text: str, console: Data, room: Room, guest: int) -> dict[int, str]:
+    lines = _lines(text)
+    marked = {line["line"] for line in console["trouble"]}
+    died = death(console)
+    splats = ([died["line"]] if died else []) + sorted(marked)[:SPLATS]
+    spans = [range(line, _splat_end(lines, line)) for line in splats]
+    inside = {number for span in spans for number in span}
+    wanted = [number for line in splats for number in (line, *range(max(1, line - BEFORE), line + AFTER))]
+    wanted += range(len(lines), max(0, len(lines) - CONSOLE_TAIL), -1)
+    kept: dict[int, str] = {}
+    for number in dict.fromkeys(number for number in wanted if number <= len(lines)):
+        line = _html(lines[number - 1], LINE_LIMIT)
+        if number in marked:
+            line = f'<mark id="console-{guest}-{number}">{line}</mark>'
+        elif number in inside:
+            line = f"<b>{line}</b>"
+        line = f"<i>{number}</i>{line}\n"
+        if not room.take(line):
+            break
+        kept[number] = line
+    return kept
+
+
+def _splat_end(lines: list[str], first: int) -> int:
+    """The number after the last line of a splat, where the kernel says so."""
+    for number in range(first + 1, min(first + AFTER, len(lines) + 1)):
+        if "---[ end " in lines[number - 1]:
+            return number + 1
+    return first + 1
+
+
+def _consoles(verdict: Data, excerpts: list[dict[int, str]]) -> str:
+    folds = (_console(number, guest, excerpts[number]) for number, guest in enumerate(verdict["guests"]))
+    return _section("consoles", "Consoles", "".join(folds) or "<p>There is no guest.</p>")
+
+
+def _console(number: int, guest: Data, kept: dict[int, str]) -> str:
+    console, name = guest["console"], guest["name"]
+    anchor = f' id="console-{number}"'
+    if not console["read"]:
+        return f"<p{anchor}>{_html(name)}: no console was read.</p>"
+    parts, before = [], 0
+    for line in sorted(kept):
+        if line > before + 1:
+            parts.append(f"<i>\u22ee</i>{line - before - 1} lines left out\n")
+        parts.append(kept[line])
+        before = line
+    trouble = len(console["trouble"])
+    said = f"\u2717 {trouble} lines of kernel trouble" if trouble else "\u2713 quiet"
+    path = quote(f"guests/{name}/console.log")
+    link = f'<p><a href="{path}">console.log</a> beside this report has all {console["lines"]} lines.</p>'
+    content = _pre("".join(parts), f"console of {_name(name)}") + link
+    return _fold(f"{_html(name)}: {said}, {console['lines']} lines", content, anchor + (" open" if trouble else ""))
+
+
+# --- environment ------------------------------------------------------------------------------------------------
+
+
+def _environment(verdict: Data) -> str:
+    room = Room(OTHER_ROOM)
+    sources = [("The job", verdict["environment"], True)]
+    for guest in verdict["guests"]:
+        facts = {key: value for key, value in guest.items() if key not in ("name", "console")}
+        sources.append((guest_text(guest), facts, len(verdict["guests"]) == 1))
+    folds = (_facts(title, facts, opened) for title, facts, opened in sources if facts)
+    return _section("environment", "Environment", room.fill(folds, "<p>More in verdict.json.</p>") or "<p>Nothing was recorded.</p>")
+
+
+def _facts(title: str, facts: Data, opened: bool) -> str:
+    rows = (f'<tr><th scope="row">{_html(key)}</th><td>{_html(value, 1000)}</td></tr>\n' for key, value in _flat(facts))
+    table = f"<table>{Room(OTHER_ROOM // 4).fill(rows, '<tr><td>more in verdict.json</td></tr>')}</table>"
+    return _fold(_html(title), table, " open" if opened else "")
+
+
+def _flat(value: Any, prefix: str = "", depth: int = 3) -> Iterator[tuple[str, str]]:
+    """Nested objects as names with dots; lists and what is nested deeper as JSON."""
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(inner, dict) and inner and depth:
+            yield from _flat(inner, f"{name}.", depth - 1)
+        elif isinstance(inner, list) and inner and all(isinstance(item, str) for item in inner):
+            yield name, ", ".join(inner)
+        elif inner not in (None, "", [], {}):
+            yield name, inner if isinstance(inner, str) else json.dumps(inner, ensure_ascii=False)
