@@ -197,7 +197,7 @@ def _reasons(verdict: Data, excerpts: list[dict[int, str]]) -> str:
         return ""
     links = dict(_links(verdict, excerpts))
     items = (f"<li>{_linked(reason, links)}</li>\n" for reason in verdict["reasons"])
-    return _section("reasons", "Why", f"<ul>{Room(OTHER_ROOM).fill(items, '<li>more in verdict.json</li>')}</ul>")
+    return _section("reasons", "Reasons", f"<ul>{Room(OTHER_ROOM).fill(items, '<li>more in verdict.json</li>')}</ul>")
 
 
 def _links(verdict: Data, excerpts: list[dict[int, str]]) -> Iterator[tuple[str, str]]:
@@ -280,8 +280,10 @@ def _failures(verdict: Data, logs: Logs, excerpts: list[dict[int, str]]) -> str:
     share = max(4096, FAILURES_ROOM // max(1, len(bad) + len(cards)))
     content = room.fill(cards, "<p>More kernels complain, see the matrix.</p>")
     content += room.fill((_suite_card(number, suite, logs, share) for number, suite in bad), "<p>More suites are red, see the matrix.</p>")
-    content += room.fill(_phase_card(entry) for entry in verdict["phases"] if entry["status"] == "failed")
-    return _section("failures", "Failures", content or "<p>\u2713 None.</p>")
+    failed = [entry for entry in verdict["phases"] if entry["status"] == "failed"]
+    content += room.fill((_phase_card(entry) for entry in failed), "<p>More phases failed, see the reasons.</p>")
+    none = "<p>\u2713 None.</p>" if verdict["verdict"] == "passed" else "<p>No suite is red; see the reasons.</p>"
+    return _section("failures", "Failures", content or none)
 
 
 def _phase_card(entry: Data) -> str:
@@ -325,9 +327,8 @@ def _suite_card(number: int, suite: Data, logs: Logs, share: int) -> str:
         '<p class="dim">More failed and do not fit here.</p>',
     )
     more = f"<p>{len(red) - SUITE_FAILURES} more failed.</p>" if len(red) > SUITE_FAILURES else ""
-    head = (
-        f"<h3>{_badge(suite['status'], _SUITE_SYMBOLS)} {_html(suite_label(suite))}: {len(red)} of {sum(counts.values())} tests failed</h3>"
-    )
+    result = f"{'no true verdict, ' if suite['errors'] else ''}{len(red)} of {sum(counts.values())} tests failed"
+    head = f"<h3>{_badge(suite['status'], _SUITE_SYMBOLS)} {_html(suite_label(suite))}: {result}</h3>"
     listed = f"<ul>{told}</ul>" if told else ""
     return f'<div class="card {suite["status"]}" id="suite-{number}">{head}{listed}\n{shown}{more}{ends}<p class="dim">{link}</p></div>\n'
 
@@ -483,8 +484,11 @@ def _excerpt(text: str, console: Data, room: Room, guest: int) -> dict[int, str]
     splats = ([died["line"]] if died else []) + sorted(marked)[:SPLATS]
     spans = [range(line, _splat_end(lines, line)) for line in splats]
     inside = {number for span in spans for number in span}
-    wanted = [number for line in splats for number in (line, *range(max(1, line - BEFORE), line + AFTER))]
-    wanted += range(len(lines), max(0, len(lines) - CONSOLE_TAIL), -1)
+    around = [number for line in splats for number in (line, *range(max(1, line - BEFORE), line + AFTER))]
+    tail = range(len(lines), max(0, len(lines) - CONSOLE_TAIL), -1)
+    # What there is room for: its death and the first complaint, its last words, the other complaints.
+    first = 2 * (1 + BEFORE + AFTER)
+    wanted = [*around[:first], *tail, *around[first:]]
     kept: dict[int, str] = {}
     for number in dict.fromkeys(number for number in wanted if number <= len(lines)):
         line = _html(lines[number - 1], LINE_LIMIT)

@@ -160,7 +160,7 @@ SCRIPT = r"""
     let element = location.hash && find(location.hash.slice(1));
     const target = element;
     for (; element; element = element.parentElement) if (element.tagName === 'DETAILS') element.open = true;
-    if (target) target.scrollIntoView({block: 'center'});
+    if (target) target.scrollIntoView({block: target.tagName === 'MARK' ? 'center' : 'start'});
   };
   document.addEventListener('click', (event) => {
     const link = event.target.closest('a');

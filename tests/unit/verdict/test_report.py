@@ -178,6 +178,7 @@ def test_failed_phases_and_errors_are_told(story: Any) -> None:
 def test_a_run_without_anything_has_a_report() -> None:
     seen = report(_verdict.judge(_verdict.Evidence(run_id="x")))
     assert seen.data["rows"] == []
+    assert "\u2713 None." not in seen.words
     assert "there is no job.json" in seen.words
 
 
