@@ -41,6 +41,7 @@ CONSOLE_TAIL = 120
 SPLATS = 20
 BEFORE, AFTER = 5, 60  # lines around a splat
 SUITE_FAILURES = 50
+REASONS = 10  # unfolded
 
 Data = dict[str, Any]
 
@@ -196,8 +197,10 @@ def _reasons(verdict: Data, excerpts: list[dict[int, str]]) -> str:
     if not verdict["reasons"]:
         return ""
     links = dict(_links(verdict, excerpts))
-    items = (f"<li>{_linked(reason, links)}</li>\n" for reason in verdict["reasons"])
-    return _section("reasons", "Reasons", f"<ul>{Room(OTHER_ROOM).fill(items, '<li>more in verdict.json</li>')}</ul>")
+    items = [f"<li>{_linked(reason, links)}</li>\n" for reason in verdict["reasons"]]
+    first, others = items[:REASONS], Room(OTHER_ROOM).fill(items[REASONS:], "<li>more in verdict.json</li>")
+    more = _fold(f"and {len(items) - REASONS} more", f"<ul>{others}</ul>") if others else ""
+    return _section("reasons", "Reasons", f"<ul>{''.join(first)}</ul>{more}")
 
 
 def _links(verdict: Data, excerpts: list[dict[int, str]]) -> Iterator[tuple[str, str]]:
@@ -360,7 +363,7 @@ def _output(suite: str, guest: str, file: str, lines: list[str], room: Room) -> 
     if not last:
         return ""
     path = quote(f"suites/{suite}/{guest}/{file}")
-    content = _pre("\n".join(last), file) + f'<p><a href="{path}">{file}</a> beside this report has all of it.</p>'
+    content = _pre("\n".join(last), file) + f'<p><a href="{path}">{file}</a> beside this report has all that was kept.</p>'
     return _fold(f"The end of {file}, {len(last)} lines", content)
 
 
@@ -555,12 +558,12 @@ def _facts(title: str, facts: Data, opened: bool) -> str:
 
 
 def _flat(value: Any, prefix: str = "", depth: int = 3) -> Iterator[tuple[str, str]]:
-    """Nested objects as names with dots; lists and what is nested deeper as JSON."""
-    for key, inner in value.items():
+    """Nested objects and lists as names with dots; what is nested deeper as JSON."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value, start=1):
         name = f"{prefix}{key}"
-        if isinstance(inner, dict) and inner and depth:
-            yield from _flat(inner, f"{name}.", depth - 1)
-        elif isinstance(inner, list) and inner and all(isinstance(item, str) for item in inner):
+        if isinstance(inner, list) and inner and all(isinstance(item, str) for item in inner):
             yield name, ", ".join(inner)
+        elif isinstance(inner, (dict, list)) and inner and depth:
+            yield from _flat(inner, f"{name}.", depth - 1)
         elif inner not in (None, "", [], {}):
             yield name, inner if isinstance(inner, str) else json.dumps(inner, ensure_ascii=False)

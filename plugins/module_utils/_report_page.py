@@ -56,6 +56,7 @@ th{background:var(--panel);font-weight:600}
 .matrix td{white-space:nowrap} .matrix small{display:block}
 .wide{width:100%} .wide td{overflow-wrap:anywhere} .wide .fix{white-space:nowrap;overflow-wrap:normal}
 .card{border:1px solid var(--line);border-left:.35rem solid var(--c,var(--line));border-radius:6px;padding:.6rem .9rem;margin:.7rem 0}
+.card p{margin:.3rem 0}
 details{margin:.2rem 0} summary{cursor:pointer;overflow-wrap:anywhere;padding:.1rem .2rem}
 summary:hover{background:var(--panel)}
 pre{margin:.3rem 0 .6rem;padding:.5rem .7rem;background:var(--panel);border:1px solid var(--line);border-radius:5px;
@@ -68,6 +69,7 @@ mark:target{outline:3px solid var(--link)}
 .bars td:first-child{white-space:nowrap}
 .prepare{fill:#4f83cc} .run{fill:#2f9e6e} .collect{fill:#b0882a} .cleanup{fill:#8a6fc0} rect.failed{fill:var(--bad)}
 .controls{display:flex;gap:.6rem;flex-wrap:wrap;align-items:center;margin:.5rem 0} [hidden]{display:none!important}
+@media (max-width:760px){section{overflow-x:auto}}
 @media print{nav,.controls{display:none}pre,.scroll{max-height:none}}
 """
 )

@@ -124,6 +124,7 @@ def test_a_failing_assertion_is_exit_1_and_named(tmp_path: Path, clean: Callable
         assert "expected: 2" in text
         assert re.search(r"got: +1$", text, re.MULTILINE)
     assert len(summary.splitlines()) <= 40
+    assert f"not ok 13 - {name}\n" in (results / "report.html").read_text()
     junit = ElementTree.parse(results / "junit.xml")
     failed = [case for case in junit.iter("testcase") if case.find("failure") is not None]
     assert [case.get("name") for case in failed if case.get("classname") == "smoke@bookworm"] == [name]

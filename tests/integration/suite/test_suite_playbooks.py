@@ -221,6 +221,7 @@ def test_role_and_verdict(local_site: Any) -> None:
     assert (local_site.outcome["verdict"], local_site.outcome["exit_code"]) == ("failed", 1)
     assert local_site.outcome["changed"] is True
     assert "smoke@bookworm  2 sums  FAIL\n      got 3" in (local_site.results / "summary.txt").read_text()
+    assert "not ok 2 - sums\n# got 3</pre>" in (local_site.results / "report.html").read_text()
     job["suites"].append({"name": "broken"})
     (local_site.results / "job.json").write_text(json.dumps(job))
     assert local_site.run(judge)[0] == 0
