@@ -146,6 +146,10 @@ def _html(value: Any, limit: int = NAME_LIMIT) -> str:
     return escape(_cut(str(value), limit))
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _badge(status: str, symbols: dict[str, str]) -> str:
     return f'<span class="badge {status}">{symbols[status]} {status.replace("_", " ")}</span>'
 
@@ -251,7 +255,7 @@ def _cell(verdict: Data, number: int | None) -> str:
     status, counts = suite["status"], suite["counts"]
     total = sum(counts.values())
     red = sum(counts[name] for name in RED_STATUSES)
-    said = f"{red} of {total} red" if red else f"{total} tests"
+    said = f"{red} of {total} red" if red else _count(total, "test")
     took = "" if suite["duration"] is None else f", {seconds_text(suite['duration'])}"
     target = "tests" if _is_good(suite) else f"suite-{number}"
     text = f"{_SUITE_SYMBOLS[status]} {status}<small>{said}{took}</small>"
@@ -265,7 +269,7 @@ def _kernel_cell(number: int, console: Data | None) -> str:
     if not trouble:
         return f'<td class="cell ok"><a href="#console-{number}">\u2713 quiet</a></td>'
     kind, text = ("panic", "\u2717 panicked") if death(console) else ("trouble", "\u2717 trouble")
-    return f'<td class="cell {kind}"><a href="#console-{number}">{text}<small>{len(trouble)} lines</small></a></td>'
+    return f'<td class="cell {kind}"><a href="#console-{number}">{text}<small>{_count(len(trouble), "line")}</small></a></td>'
 
 
 def _is_good(suite: Data) -> bool:
@@ -447,8 +451,8 @@ def _bar(entry: Data, begin: float, whole: float) -> str:
     else:
         said = f"{seconds_text(entry['duration'])}, {100 * entry['duration'] / whole:.0f} %"
         said += "" if entry["status"] == "ok" else ", \u2717 " + entry["status"]
-    bar = f'<svg viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true">{rect}</svg>'
-    return f'<tr><td>{_html(phase_name(entry))}</td><td>{bar}</td><td class="num">{said}</td></tr>\n'
+    drawn = f'<svg viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true">{rect}</svg>'
+    return f'<tr><td>{_html(phase_name(entry))}</td><td>{drawn}</td><td class="num">{said}</td></tr>\n'
 
 
 def _guest_times(guest: Data, suites: list[Data]) -> str:
@@ -531,7 +535,7 @@ def _console(number: int, guest: Data, kept: dict[int, str]) -> str:
         parts.append(kept[line])
         before = line
     trouble = len(console["trouble"])
-    said = f"\u2717 {trouble} lines of kernel trouble" if trouble else "\u2713 quiet"
+    said = f"\u2717 {_count(trouble, 'line')} of kernel trouble" if trouble else "\u2713 quiet"
     path = quote(f"guests/{name}/console.log")
     link = f'<p><a href="{path}">console.log</a> beside this report has all {console["lines"]} lines.</p>'
     content = _pre("".join(parts), f"console of {_name(name)}") + link

@@ -56,7 +56,7 @@ th{background:var(--panel);font-weight:600}
 .matrix td{white-space:nowrap} .matrix small{display:block}
 .wide{width:100%} .wide td{overflow-wrap:anywhere} .wide .fix{white-space:nowrap;overflow-wrap:normal}
 .card{border:1px solid var(--line);border-left:.35rem solid var(--c,var(--line));border-radius:6px;padding:.6rem .9rem;margin:.7rem 0}
-.card p{margin:.3rem 0}
+.card p{margin:.3rem 0} td details{margin:0} td summary{padding:0}
 details{margin:.2rem 0} summary{cursor:pointer;overflow-wrap:anywhere;padding:.1rem .2rem}
 summary:hover{background:var(--panel)}
 pre{margin:.3rem 0 .6rem;padding:.5rem .7rem;background:var(--panel);border:1px solid var(--line);border-radius:5px;
