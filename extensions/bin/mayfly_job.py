@@ -37,6 +37,7 @@ DEFAULTS = {
     "ANSIBLE_HOST_PATTERN_MISMATCH": "ignore",
     "ANSIBLE_RETRY_FILES_ENABLED": "false",
     "ANSIBLE_NOCOWS": "true",
+    "PYTHONUNBUFFERED": "1",  # Ansible does not flush: in a CI's log, tests would not be seen as they end
 }
 
 
