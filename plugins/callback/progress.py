@@ -70,19 +70,32 @@ class CallbackModule(CallbackBase):
         self.v2_playbook_on_task_start(task, is_conditional=False)
 
     def v2_runner_on_ok(self, result: t.Any) -> None:
+        self._handle_warnings(result.result)
         for line, colour in _progress.lines(result.task.resolved_action or "", result.result, self._took()):
             self._say(line, colour)
         for line in _progress.block(result.task.resolved_action or "", result.result):
             self._display.display(line)
 
+    def v2_runner_item_on_ok(self, result: t.Any) -> None:
+        self._handle_warnings(result.result)
+
+    def v2_runner_on_skipped(self, result: t.Any) -> None:
+        self._handle_warnings(result.result)
+
+    def v2_runner_item_on_skipped(self, result: t.Any) -> None:
+        self._handle_warnings(result.result)
+
     def v2_runner_on_failed(self, result: t.Any, ignore_errors: bool = False) -> None:
+        self._handle_warnings(result.result)
         if not _progress.is_loop(result.result):  # its items have been shown
             self._fail(result, "FAILED")
 
     def v2_runner_item_on_failed(self, result: t.Any) -> None:
+        self._handle_warnings(result.result)
         self._fail(result, "FAILED")
 
     def v2_runner_on_unreachable(self, result: t.Any) -> None:
+        self._handle_warnings(result.result)
         self._fail(result, "UNREACHABLE")
 
     def v2_playbook_on_stats(self, stats: t.Any) -> None:

@@ -77,6 +77,7 @@ class Site:
             "ANSIBLE_CONFIG": str(self.directory / "ansible.cfg"),
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.directory / "cp"),
             "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_STDOUT_CALLBACK": "mayfly.virt.progress",  # what a person runs, whatever the caller has set
             "PYTHONUNBUFFERED": "1",  # Ansible flushes nothing; as mayfly_job.py sets it
         }
         playbook = Playbook(command, environment, self.directory)
