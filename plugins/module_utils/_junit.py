@@ -66,7 +66,7 @@ def _junit_kernel(guest: Data) -> ElementTree.Element:
     element = ElementTree.Element("testsuite", name=_xml(label), hostname=_xml(guest["name"]))
     for trouble in guest["console"]["trouble"]:
         case = _junit_case(element, label, f"console line {trouble['line']}")
-        _junit_child(case, "failure", "kernel", trouble["text"], trouble["text"])
+        _junit_child(case, "failure", "kernel", trouble["text"], "\n".join(trouble["splat"] or [trouble["text"]]))
     return _counted(element)
 
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from ._console import death, last_words, scan_console
+from ._console import death, last_words, scan_console, unread_console
 from ._events import NAME, STATUSES, SUITE_STATUSES, deadline_text, is_number, is_text, judge_suite, load_json, optional, suite_label
 
 SCHEMA = 1
@@ -254,8 +254,7 @@ def _unasked(evidence: Evidence, job: Job) -> list[Data]:
 def _judge_guest(guest: Data, evidence: Evidence) -> Data:
     name = guest["name"]
     console = evidence.consoles.get(name)
-    # A console nobody read must not look like a quiet one.
-    scanned = {"read": False, "lines": 0, "trouble": []} if console is None else scan_console(console)
+    scanned = unread_console() if console is None else scan_console(console)
     judged = {**guest, "console": scanned}
     if name in evidence.facts:
         try:

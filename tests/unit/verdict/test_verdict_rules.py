@@ -26,7 +26,7 @@ def test_all_is_well(story: Any, sound: Sound) -> None:
     assert verdict["environment"] == {"accel": "kvm"}
     assert (verdict["started"], verdict["ended"], verdict["duration"]) == ("2026-11-21T03:00:00Z", "2026-11-21T03:00:29Z", 29.0)
     assert verdict["guests"][0]["image"] == "debian-12"
-    assert verdict["guests"][0]["console"] == {"read": True, "lines": 2, "trouble": []}
+    assert verdict["guests"][0]["console"] == {"read": True, "lines": 2, "trouble": [], "allowed": []}
 
 
 def test_failed_tests_are_failed(story: Any, sound: Sound) -> None:
