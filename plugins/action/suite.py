@@ -40,6 +40,7 @@ from ansible.plugins.connection import ConnectionBase
 from ansible.utils.display import Display
 
 from ansible_collections.mayfly.virt.plugins.module_utils import _events
+from ansible_collections.mayfly.virt.plugins.plugin_utils._sightings import Sightings, told
 
 RUNNER = Path(__file__).resolve().parents[2] / "extensions" / "suite_runner" / "mayfly_suite_runner.py"
 
@@ -47,6 +48,7 @@ POLL = 20  # seconds the guest waits for news before it answers that there is no
 FETCH = 60  # seconds the guest may take to pack its output
 POLL_INTERVAL = 0.5  # news that come faster are shown together: each poll costs the guest processor time
 RETRY_PAUSE = 1.0
+WATCH_INTERVAL = 0.25  # seconds between two looks at what the watcher saw
 CHUNK = 1024 * 1024  # of events in one answer
 EVENTS_LIMIT = 64 * 1024 * 1024
 LOGS = ("stdout.log", "stderr.log", "runner.log")
@@ -78,6 +80,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "remote_dir": {"type": "str", "default": "/var/lib/mayfly-suite"},
     "python": {"type": "str"},
     "lost_after": {"type": "int", "default": 60},
+    "watch": {"type": "dict", "options": {"path": {"type": "str", "required": True}, "host": {"type": "str", "default": ""}}},
     "fail_on_tests": {"type": "bool", "default": False},
 }
 
@@ -94,6 +97,14 @@ class SuiteBroken(Exception):
 
 class GuestLost(SuiteBroken):
     """The guest could not be reached again in time."""
+
+
+class GuestStopped(SuiteBroken):
+    """The watcher on the hypervisor saw that no suite of this guest can go on."""
+
+    def __init__(self, event: dict[str, Any]) -> None:
+        super().__init__(told(event))
+        self.alive = event["event"] == "kernel" and not event["fatal"]
 
 
 @dataclass(frozen=True)
@@ -357,8 +368,9 @@ def children() -> set[int]:
     return pids
 
 
-def bounded(call: Callable[[], Any], limit: float) -> Any:
-    """Return what the call returns; when it takes longer, end the processes it started and raise ContactFailed.
+def bounded(call: Callable[[], Any], limit: float, stopped: Callable[[], SuiteBroken | None] = lambda: None) -> Any:
+    """Return what the call returns; when it takes longer, end the processes it started and raise ContactFailed. What 'stopped'
+    returns meanwhile is raised instead.
 
     A guest whose kernel hangs does not close its connections: without a limit here, ssh would wait for ever.
     """
@@ -374,15 +386,23 @@ def bounded(call: Callable[[], Any], limit: float) -> Any:
     before = children()
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    try:
-        answer, error = answers.get(timeout=limit)
-    except queue.Empty:
+    end = time.monotonic() + limit
+    while True:
+        try:
+            answer, error = answers.get(timeout=max(0.0, min(WATCH_INTERVAL, end - time.monotonic())))
+            break
+        except queue.Empty:
+            reason = stopped()
+            if reason is None and time.monotonic() < end:
+                continue
         for pid in children() - before:
             with contextlib.suppress(ProcessLookupError):  # it ended in between, which is what we want
                 os.kill(pid, signal.SIGTERM)
+        if reason is not None:
+            raise reason
         # The multiplexing ssh holds our pipes, so the connection plugin may notice only at its next look, after 12 s.
         thread.join(15)
-        raise ContactFailed(f"no answer within {limit:.0f} s") from None
+        raise ContactFailed(f"no answer within {limit:.0f} s")
     if error is not None:
         raise error
     return answer
@@ -391,15 +411,28 @@ def bounded(call: Callable[[], Any], limit: float) -> Any:
 class Contact:
     """Runs commands in the guest, patient with a connection that breaks."""
 
-    def __init__(self, action: ActionModule, lost_after: int) -> None:
+    def __init__(self, action: ActionModule, lost_after: int, sightings: Sightings | None = None) -> None:
         self._action = action
         self._lost_after = lost_after
+        self._sightings = sightings
+
+    def stopped(self) -> SuiteBroken | None:
+        """Return why no suite of this guest can go on, as the watcher on the hypervisor sees it."""
+        try:
+            event = self._sightings.end() if self._sightings else None
+        except ValueError as error:
+            return SuiteBroken(f"what the watcher on the hypervisor wrote cannot be read: {error}")
+        return GuestStopped(event) if event else None
+
+    def forget_sightings(self) -> None:
+        """Go on although no suite can: the guest may still hand over what it has."""
+        self._sightings = None
 
     def once(self, command: str, data: bytes, limit: float) -> tuple[int, bytes, str]:
         """Run a command; return its exit status, output and error text."""
         try:
             # With data on standard input there is no pseudo-terminal, which would rewrite line ends.
-            answer = bounded(lambda: self._action.execute(command, data), limit)
+            answer = bounded(lambda: self._action.execute(command, data), limit, self.stopped)
         except AnsibleConnectionFailure as error:
             raise ContactFailed(str(error)) from error
         status = answer["rc"]
@@ -454,9 +487,8 @@ class ActionModule(ActionBase):
         result.update(changed=True, suite=request.suite, guest=request.guest)
         if self._task.check_mode:
             return {**result, "msg": "The suite was not run, because this is check mode."}
-        contact = Contact(self, request.lost_after)
-        with self._open_events(request) as file:
-            broken = self._run_suite(request, contact, EventStream(file))
+        with self._open_events(request) as file, self._sightings(options["watch"], request.guest) as sightings:
+            broken = self._run_suite(request, Contact(self, request.lost_after, sightings), EventStream(file))
         result.update(self._outcome(request))
         if broken is not None:
             result.update(failed=True, status="error", msg=f"Could not run the suite '{request.label}': {broken}.")
@@ -504,6 +536,14 @@ class ActionModule(ActionBase):
             report=options["report"],
         )
 
+    @contextlib.contextmanager
+    def _sightings(self, watch: dict[str, Any] | None, guest: str) -> Iterator[Sightings | None]:
+        if watch is None:
+            yield None
+            return
+        with contextlib.closing(Sightings(watch["path"], watch["host"], guest)) as sightings:
+            yield sightings
+
     def _source(self, source: str | None) -> Path | None:
         if source is None:
             return None
@@ -546,6 +586,9 @@ class ActionModule(ActionBase):
         """Run the suite from start to fetched output; return why it has no true result, or None."""
         broken = None
         try:
+            stopped = contact.stopped()
+            if stopped is not None:
+                raise stopped
             runner = self._start(request, contact)
         except (ContactFailed, SuiteBroken) as error:
             return f"it cannot be started: {error}"
@@ -553,6 +596,12 @@ class ActionModule(ActionBase):
             self._follow(request, contact, runner, events)
         except GuestLost as error:
             return str(error)
+        except GuestStopped as error:
+            display.display(f"  {request.label}  {printable(str(error))[:500]}", color=C.COLOR_ERROR)
+            if not error.alive:
+                return str(error)
+            contact.forget_sightings()
+            broken = str(error)
         except SuiteBroken as error:
             broken = str(error)
         try:

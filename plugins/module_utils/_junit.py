@@ -64,8 +64,8 @@ def _junit_suite(suite: Data) -> ElementTree.Element:
 def _junit_kernel(guest: Data) -> ElementTree.Element:
     label = f"kernel@{guest['name']}"
     element = ElementTree.Element("testsuite", name=_xml(label), hostname=_xml(guest["name"]))
-    for trouble in guest["console"]["trouble"]:
-        case = _junit_case(element, label, f"console line {trouble['line']}")
+    for number, trouble in enumerate(guest["console"]["trouble"], start=1):
+        case = _junit_case(element, label, f"console line {trouble['line']}" if trouble["line"] else f"libvirt event [{number}]")
         _junit_child(case, "failure", "kernel", trouble["text"], "\n".join(trouble["splat"] or [trouble["text"]]))
     return _counted(element)
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import queue
+import threading
 import traceback
 import typing as t
 
@@ -58,6 +60,15 @@ class Node:
     memory_mib: int
     available_mib: int
     cpus: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Happening:
+    """Something that libvirt told of a domain."""
+
+    uuid: str
+    what: str  # crashed, stopped, rebooted, watchdog or io_error
+    detail: str
 
 
 class Hypervisor:
@@ -303,6 +314,77 @@ class Hypervisor:
                 return False
             raise MayflyError("destroy domain", name, error.get_error_message(), DAEMON_REMEDY) from error
         return True
+
+
+class Events:
+    """What happens to the domains of one libvirt daemon, put into a queue by a thread of its own.
+
+    libvirt's event loop is one for the whole process and must be there before the connection is made.
+    """
+
+    _loop: threading.Thread | None = None
+
+    def __init__(self, uri: str, happenings: queue.SimpleQueue[t.Any]) -> None:
+        self._start_loop()
+        self._put = happenings.put
+        self._hypervisor = Hypervisor.open(uri)
+        connection = self._hypervisor._connection
+        with _attempt("be told of what happens to domains by", uri):
+            for event, callback in (
+                (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle),
+                (libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, self._reboot),
+                (libvirt.VIR_DOMAIN_EVENT_ID_WATCHDOG, self._watchdog),
+                (libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, self._io_error),
+            ):
+                connection.domainEventRegisterAny(None, event, callback, None)
+
+    @classmethod
+    def _start_loop(cls) -> None:
+        if cls._loop is None:
+            libvirt.virEventRegisterDefaultImpl()
+            cls._loop = threading.Thread(target=cls._run_loop, daemon=True)
+            cls._loop.start()
+
+    @staticmethod
+    def _run_loop() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    def states(self) -> dict[str, str]:
+        """Return uuid to state, as Hypervisor.states()."""
+        return self._hypervisor.states()
+
+    def alive(self) -> bool:
+        """Tell whether events can still come."""
+        return bool(self._hypervisor._connection.isAlive())
+
+    def close(self) -> None:
+        self._hypervisor.close()
+
+    def _lifecycle(self, _connection: t.Any, domain: t.Any, event: int, detail: int, _data: t.Any) -> None:
+        if event == libvirt.VIR_DOMAIN_EVENT_CRASHED:
+            loaded = detail == libvirt.VIR_DOMAIN_EVENT_CRASHED_CRASHLOADED
+            self._tell(domain, "crashed", "its crash kernel was loaded" if loaded else "its kernel panicked")
+        elif event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
+            how = {
+                libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN: "it was shut down from inside",
+                libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED: "it was destroyed",
+                libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED: "it crashed",
+                libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED: "QEMU failed",
+            }
+            self._tell(domain, "stopped", how.get(detail, f"it was taken away (detail {detail})"))
+
+    def _reboot(self, _connection: t.Any, domain: t.Any, _data: t.Any) -> None:
+        self._tell(domain, "rebooted", "the guest was reset or booted again")
+
+    def _watchdog(self, _connection: t.Any, domain: t.Any, action: int, _data: t.Any) -> None:
+        self._tell(domain, "watchdog", f"its watchdog device fired (action {action})")
+
+    def _io_error(self, _connection: t.Any, domain: t.Any, path: str, device: str, _action: int, reason: str, _data: t.Any) -> None:
+        self._tell(domain, "io_error", f"{device} on {path}: {reason or 'I/O error'}")
+
+    def _tell(self, domain: t.Any, what: str, detail: str) -> None:
+        self._put(Happening(domain.UUIDString(), what, detail))
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from ._plan import Action
 from ._run import HOLD_PATIENCE, Run, RunPaths, boot_id, read_run, runs_dir
 from ._store import Store
 from ._types import RunCommand
+from ._watch import WatchPaths, read_process, stop
 from ._workspace import LOCK, NASCENT, abandoned
 
 # dnsmasq tells libvirt of a released lease at once; the answer was measured at 30 ms.
@@ -170,11 +171,22 @@ def purge(
         if not confirm():
             return False
         there = belongings(hypervisor, state_dir, run_id)
+        end_watcher(paths)
         at_once(there.domains, lambda domain: hypervisor.destroy(domain.name, domain.uuid))
         release(hypervisor, there.leases, run_command)
         if there.directory:
             remove_tree(paths.dir)
     return True
+
+
+def end_watcher(paths: RunPaths) -> None:
+    """End the process that watches the run's consoles, so that it does not take their end for the guests' doing."""
+    try:
+        process = read_process(WatchPaths(paths))
+    except MayflyError:  # torn or forged: whose process that would be nobody knows, and a watcher without its run ends by itself
+        return
+    if process is not None and process.alive():
+        stop(process)
 
 
 @contextlib.contextmanager

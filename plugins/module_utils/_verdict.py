@@ -26,10 +26,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from ._console import death, last_words, scan_console, unread_console
+from ._console import Allowance, death, in_force, last_words, read_allowances, scan_console, unread_console
+from ._errors import InvalidInput
 from ._events import NAME, STATUSES, SUITE_STATUSES, deadline_text, is_number, is_text, judge_suite, load_json, optional, suite_label
+from ._watch_log import add_sightings, judge_watch
 
 SCHEMA = 1
+FAR = 32503680000  # the year 3000, in seconds since the epoch: what a broken clock may say
 PHASES = ("prepare", "run", "collect", "cleanup")
 
 Data = dict[str, Any]
@@ -45,6 +48,7 @@ class Evidence:
     events: dict[tuple[str, str], str] = field(default_factory=dict)  # by suite and guest
     consoles: dict[str, str] = field(default_factory=dict)  # by guest
     facts: dict[str, str] = field(default_factory=dict)  # by guest
+    watch: str | None = None  # what the watcher of the consoles wrote
 
 
 # --- phases -----------------------------------------------------------------------------------------------------
@@ -68,7 +72,7 @@ def read_phases(text: str | None) -> tuple[list[Data], list[str]]:
 def _fold_phase(entries: dict[tuple[str, str | None], Data], line: Any) -> None:
     if not isinstance(line, dict) or line.get("phase") not in PHASES or line.get("event") not in ("start", "end"):
         raise ValueError("it needs a phase and an event, start or end")
-    if not is_number(line.get("time")) or line["time"] > 32503680000:  # the year 3000
+    if not is_number(line.get("time")) or line["time"] > FAR:
         raise ValueError(f"it has the time {line.get('time')!r:.40}")
     if not optional(is_text)(line.get("guest")):
         raise ValueError(f"it has the guest {line['guest']!r:.40}")
@@ -119,6 +123,8 @@ class Job:
     guests: list[Data] = field(default_factory=list)
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)  # suite, guest, parser
     environment: Data = field(default_factory=dict)
+    watched: bool = False  # the consoles are to be watched while the job runs
+    console_allow: list[Allowance] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
 
@@ -138,7 +144,8 @@ def read_job(text: str | None, run_id: str) -> Job:
     job.run_id = str(raw.get("run_id") or run_id)
     job.name = None if raw.get("job") is None else str(raw["job"])
     job.created = None if raw.get("created") is None else str(raw["created"])
-    known = ("run_id", "job", "created", "guests", "suites", "environment")
+    job.watched = raw.get("watch") is True
+    known = ("run_id", "job", "created", "guests", "suites", "environment", "watch", "console_allow")
     inner = raw.get("environment")
     job.environment = {key: value for key, value in raw.items() if key not in known}
     job.environment.update(inner if isinstance(inner, dict) else {})
@@ -148,6 +155,10 @@ def read_job(text: str | None, run_id: str) -> Job:
         job.errors.append("job.json asks for no suite")
     for suite in suites:
         _ask(job, suite)
+    try:
+        job.console_allow = read_allowances(raw.get("console_allow") or [])
+    except (InvalidInput, TypeError) as error:
+        job.errors.append(f"job.json has no usable console_allow: {error}")
     return job
 
 
@@ -193,19 +204,19 @@ def judge(evidence: Evidence) -> Data:
     phases, phase_errors = read_phases(evidence.phases)
     suites = [judge_suite(suite, guest, evidence.events.get((suite, guest)), parser) for suite, guest, parser in job.asked]
     suites += _unasked(evidence, job)
-    guests = [_judge_guest(guest, evidence) for guest in job.guests]
-    guests += [
-        _judge_guest({"name": name}, evidence) for name in sorted(evidence.consoles) if name not in [guest["name"] for guest in job.guests]
-    ]
-    dead = {guest["name"] for guest in guests if death(guest["console"])}
+    started, ended = _span(job, phases)
+    seen, watch_errors = _watch(evidence, job, phases)
+    unnamed = [{"name": name} for name in sorted(evidence.consoles) if name not in [guest["name"] for guest in job.guests]]
+    allowances = in_force(job.console_allow, datetime.fromtimestamp(min(started or 0, FAR), timezone.utc).date())
+    guests = [_judge_guest(guest, evidence, seen, allowances) for guest in [*job.guests, *unnamed]]
+    dead = {guest["name"] for guest in guests if death(guest["console"])} | _stopped(seen)
     died = [suite for suite in suites if _died_with_guest(suite, dead)]
     others = [suite for suite in suites if not _died_with_guest(suite, dead)]
     failures, explained, cleanup = _phase_failures(phases, dead)
-    infrastructure = job.errors + phase_errors + failures + _unread(guests)
+    infrastructure = job.errors + phase_errors + failures + _unread(guests) + watch_errors
     if all(suite["status"] == "skipped" for suite in suites):
         infrastructure.append("nothing was tested" + (": every suite was skipped" if suites else ""))
     exit_code = _exit_code(others, guests, infrastructure, cleanup)
-    started, ended = _span(job, phases)
     return {
         "schema": SCHEMA,
         "run_id": job.run_id,
@@ -251,10 +262,25 @@ def _unasked(evidence: Evidence, job: Job) -> list[Data]:
     return results
 
 
-def _judge_guest(guest: Data, evidence: Evidence) -> Data:
+def _watch(evidence: Evidence, job: Job, phases: list[Data]) -> tuple[list[Data], list[str]]:
+    """Return what the watcher saw, and why that is not everything. Without guests there was nothing to watch."""
+    prepared = any(entry["phase"] == "prepare" and entry["guest"] is None and entry["status"] == "ok" for entry in phases)
+    if evidence.watch is None and not (job.watched and prepared):
+        return [], []
+    return judge_watch(evidence.watch, [guest["name"] for guest in job.guests if guest.get("uuid")] if prepared else [])
+
+
+def _stopped(seen: list[Data]) -> set[str]:
+    """Guests whose suites the watcher ended because of their kernel."""
+    ours = [event for event in seen if event.get("stop") and (event["event"] == "kernel" or event["what"] in ("crashed", "watchdog"))]
+    return {event["guest"] for event in ours}
+
+
+def _judge_guest(guest: Data, evidence: Evidence, seen: list[Data], allowances: list[Allowance]) -> Data:
     name = guest["name"]
     console = evidence.consoles.get(name)
-    scanned = unread_console() if console is None else scan_console(console)
+    scanned = unread_console() if console is None else scan_console(console, allowances)
+    add_sightings(scanned, seen, name)
     judged = {**guest, "console": scanned}
     if name in evidence.facts:
         try:
@@ -292,13 +318,17 @@ def _kernel_reasons(guests: list[Data]) -> list[str]:
 
 def _kernel_reason(guest: Data) -> str:
     trouble, died = guest["console"]["trouble"], death(guest["console"])
-    first = f"{trouble[0]['text']} (console line {trouble[0]['line']})"
+    first = f"{trouble[0]['text']}{_where(trouble[0])}"
     if died is None:
         return f"kernel of {guest['name']}: {first}{_and_more(len(trouble) - 1)}"
-    text = f"kernel of {guest['name']} panicked: {last_words(died)} (console line {died['line']})"
+    text = f"kernel of {guest['name']} panicked: {last_words(died)}{_where(died)}"
     if trouble[0] is died:
         return text + _and_more(len(trouble) - 1)
     return f"{text} after {first}{_and_more(len(trouble) - 2)}"
+
+
+def _where(splat: Data) -> str:
+    return f" (console line {splat['line']})" if splat["line"] else ""
 
 
 def _and_more(count: int) -> str:
@@ -349,6 +379,6 @@ def _epoch(text: str | None) -> float | None:
 
 def _iso(time: float | None) -> str | None:
     """Seconds since the epoch as text; None for a time no calendar has, because a guest's clock may say anything."""
-    if time is None or time > 32503680000:
+    if time is None or time > FAR:
         return None
     return datetime.fromtimestamp(time, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -103,6 +103,23 @@ options:
       - Seconds without an answer after which the guest is lost.
     type: int
     default: 60
+  watch:
+    description:
+      - Where the watcher on the hypervisor, which M(mayfly.virt.watch) starts, writes down what it sees. When it sees the guest's kernel die, the
+        suite ends at once and the task fails; a suite that comes after it does not start.
+      - For a guest of the inventory P(mayfly.virt.guests#inventory) it is the host variable C(mayfly_watch).
+    type: dict
+    suboptions:
+      path:
+        description:
+          - The file C(watch.jsonl) of the run.
+        type: str
+        required: true
+      host:
+        description:
+          - The hypervisor as C([user@]host[:port]), reached with plain ssh; this machine, if empty.
+        type: str
+        default: ""
   fail_on_tests:
     description:
       - Fail the task also if the suite's status is neither V(passed) nor V(skipped).

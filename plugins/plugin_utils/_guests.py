@@ -15,6 +15,7 @@ from ..module_utils import _nss
 from ..module_utils._libvirt import LIBVIRT_ERROR, Hypervisor
 from ..module_utils._lxml import LXML_ERROR, missing_library
 from ..module_utils._run import RunPaths
+from ..module_utils._watch import WatchPaths
 from ..module_utils._ssh import Access, arguments, options
 
 Record = dict[str, t.Any]
@@ -71,6 +72,12 @@ def read_records(uri: str, *, untagged: bool = False) -> list[Record]:
     return records
 
 
+def watch(record: Record) -> dict[str, str]:
+    """Return where the run's watcher writes: the file, and the host it lies on when that is not this one."""
+    path = WatchPaths(RunPaths(Path(record["state_dir"]), record["run"])).events
+    return {"path": str(path), "host": proxy_jump(record["uri"])}
+
+
 def is_remote(uri: str) -> bool:
     return bool(urlsplit(uri).hostname)
 
@@ -90,6 +97,7 @@ def host_vars(record: Record, *, prefix: str, access_dir: str, by_name: bool) ->
     facts = {f"{prefix}{key}": value for key, value in record.items() if key != "state_dir"}
     if not record["run"]:
         return facts
+    facts[f"{prefix}watch"] = watch(record)
     return {**facts, **connection_vars(record, access_dir, by_name)}
 
 

@@ -9,6 +9,7 @@ import hashlib
 import os
 import typing as t
 
+from ..module_utils._console import read_allowances
 from ..module_utils._errors import InvalidInput
 from ..module_utils._names import check_domain_name, check_run_id, check_unique
 
@@ -38,7 +39,16 @@ def plan(job: t.Mapping[str, t.Any], run_id: str, created: str, directory: str) 
         "images": list({image["name"]: image for image in images}.values()),
         "guests": [_guest(guest, image, run_id) for guest, image in zip(guests, images)],
         "suites": suites,
+        "watch": True,
+        "console_allow": _console_allow(job.get("console_allow") or []),
     }
+
+
+def _console_allow(entries: t.Sequence[t.Mapping[str, t.Any]]) -> list[dict[str, str]]:
+    """Return the allow list as it is written down; YAML makes a date of a day."""
+    texts = [{key: str(value) for key, value in entry.items()} for entry in entries]
+    read_allowances(texts)
+    return texts
 
 
 def _image(guest: t.Mapping[str, t.Any], job: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
