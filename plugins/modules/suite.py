@@ -105,8 +105,8 @@ options:
     default: 60
   watch:
     description:
-      - Where the watcher on the hypervisor, which M(mayfly.virt.watch) starts, writes down what it sees. When it sees the guest's kernel die, the
-        suite ends at once and the task fails; a suite that comes after it does not start.
+      - Where the watcher on the hypervisor, which M(mayfly.virt.watch) starts, writes down what it sees. When it sees the guest's
+        kernel die, the suite ends at once and the task fails; a suite that comes after it does not start.
       - For a guest of the inventory P(mayfly.virt.guests#inventory) it is the host variable C(mayfly_watch).
     type: dict
     suboptions:

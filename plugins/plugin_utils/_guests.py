@@ -15,8 +15,8 @@ from ..module_utils import _nss
 from ..module_utils._libvirt import LIBVIRT_ERROR, Hypervisor
 from ..module_utils._lxml import LXML_ERROR, missing_library
 from ..module_utils._run import RunPaths
-from ..module_utils._watch import WatchPaths
 from ..module_utils._ssh import Access, arguments, options
+from ..module_utils._watch import WatchPaths
 
 Record = dict[str, t.Any]
 
