@@ -269,7 +269,7 @@ def _kernel_cell(number: int, console: Data | None) -> str:
     if not trouble:
         return f'<td class="cell ok"><a href="#console-{number}">\u2713 quiet</a></td>'
     kind, text = ("panic", "\u2717 panicked") if death(console) else ("trouble", "\u2717 trouble")
-    return f'<td class="cell {kind}"><a href="#console-{number}">{text}<small>{_count(len(trouble), "line")}</small></a></td>'
+    return f'<td class="cell {kind}"><a href="#console-{number}">{text}<small>{_count(len(trouble), "complaint")}</small></a></td>'
 
 
 def _is_good(suite: Data) -> bool:
@@ -303,14 +303,19 @@ def _kernel_card(number: int, guest: Data, excerpts: list[dict[int, str]]) -> st
     died = death(guest["console"])
     first = [died] if died else []
     listed = (first + [line for line in trouble if line is not died])[:SPLATS]
-    items = "".join(
-        f'<li><a href="#{_line_anchor(number, line["line"], excerpts)}">line {line["line"]}</a> {_html(line["text"], LINE_LIMIT)}</li>'
-        for line in listed
-    )
+    items = "".join(_splat_item(line, _line_anchor(number, line["line"], excerpts)) for line in listed)
     more = f"<li>and {len(trouble) - len(listed)} more</li>" if len(trouble) > len(listed) else ""
     title = "panicked" if died else "complains"
     kind = "panic" if died else "trouble"
     return f'<div class="card {kind}"><h3>\u2717 The kernel of {_html(guest["name"])} {title}</h3><ul>{items}{more}</ul></div>\n'
+
+
+def _splat_item(splat: Data, anchor: str) -> str:
+    where = f"line {splat['line']}" if splat["line"] else "libvirt"
+    told = [f"seen {splat['time']}"] if splat["time"] else []
+    told += [f"fingerprint {splat['fingerprint']}"] if splat["fingerprint"] else []
+    dim = f' <small class="dim">{_html(", ".join(told))}</small>' if told else ""
+    return f'<li><a href="#{anchor}">{where}</a> {_html(splat["text"], LINE_LIMIT)}{dim}</li>'
 
 
 def _suite_card(number: int, suite: Data, logs: Logs, share: int) -> str:
@@ -486,9 +491,10 @@ def _excerpts(verdict: Data, logs: Logs) -> list[dict[int, str]]:
 
 def _excerpt(text: str, console: Data, room: Room, guest: int) -> dict[int, str]:
     lines = _lines(text)
-    marked = {line["line"] for line in console["trouble"]}
+    # Libvirt's own word has no line, and old parts of a console may be gone.
+    marked = {line["line"] for line in console["trouble"]} & set(range(1, len(lines) + 1))
     died = death(console)
-    splats = ([died["line"]] if died else []) + sorted(marked)[:SPLATS]
+    splats = ([died["line"]] if died and died["line"] in marked else []) + sorted(marked)[:SPLATS]
     spans = [range(line, _splat_end(lines, line)) for line in splats]
     inside = {number for span in spans for number in span}
     around = [number for line in splats for number in (line, *range(max(1, line - BEFORE), line + AFTER))]
@@ -535,10 +541,16 @@ def _console(number: int, guest: Data, kept: dict[int, str]) -> str:
         parts.append(kept[line])
         before = line
     trouble = len(console["trouble"])
-    said = f"\u2717 {_count(trouble, 'line')} of kernel trouble" if trouble else "\u2713 quiet"
+    said = f"\u2717 {_count(trouble, 'complaint')} of its kernel" if trouble else "\u2713 quiet"
+    if console["allowed"]:
+        said += f", {_count(len(console['allowed']), 'complaint')} allowed"
     path = quote(f"guests/{name}/console.log")
     link = f'<p><a href="{path}">console.log</a> beside this report has all {console["lines"]} lines.</p>'
-    content = _pre("".join(parts), f"console of {_name(name)}") + link
+    allowed = [
+        f"<li>{_html(splat['text'], LINE_LIMIT)}: {_html(splat['allowed'], LINE_LIMIT)}</li>" for splat in console["allowed"][:SPLATS]
+    ]
+    listed = f"<p>Allowed:</p><ul>{''.join(allowed)}</ul>" if allowed else ""
+    content = _pre("".join(parts), f"console of {_name(name)}") + listed + link
     return _fold(f"{_html(name)}: {said}, {console['lines']} lines", content, anchor + (" open" if trouble else ""))
 
 

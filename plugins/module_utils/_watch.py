@@ -298,6 +298,7 @@ class Watcher:
         if self._events is not None and self._events.alive():
             return
         now = time.monotonic()
+        self._events = None
         if self._deaf_since is None:
             self._deaf_since = now
             self._write({"event": "note", "text": "the connection to libvirt was lost"})

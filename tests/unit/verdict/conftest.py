@@ -42,6 +42,7 @@ class Story:
         self.events: dict[tuple[str, str], list[Any]] = {("smoke", "bookworm"): self.good_events("smoke")}
         self.consoles = {"bookworm": "[    0.000000] Linux version 6.1.0-32\nbookworm login: \n"}
         self.facts: dict[str, str] = {}
+        self.watch: str | None = None
 
     @staticmethod
     def good_events(suite: str) -> list[Any]:
@@ -76,6 +77,7 @@ class Story:
             events={key: as_lines(events) for key, events in self.events.items()},
             consoles=self.consoles,
             facts=self.facts,
+            watch=self.watch,
         )
 
     def verdict(self) -> dict[str, Any]:
