@@ -329,18 +329,18 @@ class Events:
         self._put = happenings.put
         self._hypervisor = Hypervisor.open(uri)
         connection = self._hypervisor._connection
+        wanted = {
+            libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE: self._lifecycle,
+            libvirt.VIR_DOMAIN_EVENT_ID_REBOOT: self._reboot,
+            libvirt.VIR_DOMAIN_EVENT_ID_WATCHDOG: self._watchdog,
+            libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON: self._io_error,
+        }
         with _attempt("be told of what happens to domains by", uri):
-            for event, callback in (
-                (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle),
-                (libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, self._reboot),
-                (libvirt.VIR_DOMAIN_EVENT_ID_WATCHDOG, self._watchdog),
-                (libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, self._io_error),
-            ):
-                connection.domainEventRegisterAny(None, event, callback, None)
+            self._callbacks = [connection.domainEventRegisterAny(None, event, callback, None) for event, callback in wanted.items()]
 
     @classmethod
     def _start_loop(cls) -> None:
-        if cls._loop is None:
+        if cls._loop is None or not cls._loop.is_alive():
             libvirt.virEventRegisterDefaultImpl()
             cls._loop = threading.Thread(target=cls._run_loop, daemon=True)
             cls._loop.start()
@@ -359,6 +359,10 @@ class Events:
         return bool(self._hypervisor._connection.isAlive())
 
     def close(self) -> None:
+        """Hear no more. The callbacks would keep the connection open."""
+        with _attempt("hear no more of", self._hypervisor.uri):
+            for callback in self._callbacks:
+                self._hypervisor._connection.domainEventDeregisterAny(callback)
         self._hypervisor.close()
 
     def _lifecycle(self, _connection: t.Any, domain: t.Any, event: int, detail: int, _data: t.Any) -> None:
