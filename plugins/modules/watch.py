@@ -161,7 +161,8 @@ def find_guests(module: AnsibleModule, paths: _watch.WatchPaths) -> list[_watch.
         domains = owned(hypervisor.domains(), paths.run.state_dir, paths.run.run)
     if not domains:
         raise MayflyError("watch run", paths.run.run, "it has no running guest", "Make its guests first.")
-    return [_watch.Watched(domain.tag.guest, domain.name, domain.uuid) for domain in domains if domain.tag]
+    guests = [_watch.Watched(domain.tag.guest, domain.name, domain.uuid) for domain in domains if domain.tag]
+    return sorted(guests, key=lambda guest: guest.guest)
 
 
 def present(module: AnsibleModule, paths: _watch.WatchPaths) -> dict[str, t.Any]:
