@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -130,7 +130,7 @@ def test_a_hung_task_is_red_and_noise_is_not(tmp_path: Path, clean: None) -> Non
     assert time.monotonic() - begun < 500
     assert statuses(verdict) == {"hung": "passed", "loud": "passed", "clock": "timeout"}
     trouble = {guest["name"]: [each["text"] for each in guest["console"]["trouble"]] for guest in verdict["guests"]}
-    assert any(re.search(r"INFO: task touch:\d+ blocked for more than 2 seconds", text) for text in trouble["sick"]), trouble
+    assert any(re.search(r"INFO: task touch:\d+ blocked for more than \d+ seconds", text) for text in trouble["sick"]), trouble
     assert trouble["well"] == []
     assert any("kernel of sick" in reason and "blocked for more than" in reason for reason in verdict["reasons"])
     assert any(reason.startswith("clock@well: stopped at its deadline") for reason in verdict["reasons"])
