@@ -48,7 +48,7 @@ sanity: setup-test
 	scripts/sanity
 
 unit: setup-test
-	pytest -q tests/unit tests/driver
+	pytest -q tests/unit tests/driver tests/corpus
 
 integration: setup-test
 	pytest -q tests/integration

@@ -227,7 +227,8 @@ class ExitCodeParser:
         return [test_event(1, self.suite, status, end.duration, None, message)]
 
 
-TEST = re.compile(r"(not )?ok(?=\s|$)(?:\s+(\d{1,9})(?=\s|$))?\s*(.*)$")
+TEST = re.compile(r"(not )?ok(?=\s|$)(?:\s+(\d+)(?=\s|$))?\s*(.*)$")
+NUMBER_DIGITS = 9  # a test of a higher number is none of a plan; only these are read
 PLAN = re.compile(r"1\.\.(\d{1,9})\s*(?:#\s*(.*))?$")
 # TAP 12 says "SKIP\S*": Test::More and others write "Skipped:". A hash only counts after white space, unescaped.
 DIRECTIVE = re.compile(r"(?:^|(?<=\s))#\s*(SKIP\S*|TODO)(?=[\s:]|$)[\s:]*(.*)$", re.IGNORECASE)
@@ -309,7 +310,9 @@ class TapParser:
             self.errors.append(f"test line {self.seen} came after a plan that was not at the start")
         name, directive, reason = split_directive(match[3])
         status = tap_status(failed=match[1] is not None, directive=directive)
-        number = int(match[2]) if match[2] else self.seen
+        number = int(match[2][:NUMBER_DIGITS]) if match[2] else self.seen
+        if len(match[2] or "") > NUMBER_DIGITS and len(self.errors) < ERRORS_KEPT:
+            self.errors.append(f"test number {match[2][:NAME_LIMIT]} is outside of every plan")
         text = f"{directive} {reason}".strip() if directive else None
         self._pending = test_event(number, name, status, now - self._last, text, "")
         self._message, self._subtest, self._subtest_failing = self._subtest, [], False
@@ -577,7 +580,9 @@ class KtapParser(LineParser):
         return [self._test(path, status, now, text, data)]
 
     def _number(self, level: Level, match: re.Match[str]) -> None:
-        number = int(match[2]) if match[2] else len(level.numbers) + 1
+        number = int(match[2][:NUMBER_DIGITS]) if match[2] else len(level.numbers) + 1
+        if len(match[2] or "") > NUMBER_DIGITS:
+            self._complain(f"test number {match[2]} is outside of every plan")
         if number in level.numbers:
             self._complain(f"test number {number} was reported twice: {match[0][:80]}")
         if number < 1 or (level.plan is not None and number > level.plan):
@@ -1259,6 +1264,7 @@ AVOCADO_STATUS = {
     "CANCEL": "skip",
     "INTERRUPTED": "timeout",
 }  # any other is an error
+AVOCADO_UNPREPARED = "Dependency was not fulfilled"
 AVOCADO_COUNTS = {"pass": "PASS", "failures": "FAIL", "errors": "ERROR", "skip": "SKIP", "cancel": "CANCEL", "warn": "WARN"}
 
 
@@ -1287,7 +1293,9 @@ class AvocadoParser(ReportParser):
         duration = test.get("time_elapsed", test.get("time"))
         directive = f"{said} {text}".strip()[:NAME_LIMIT] if said not in ("PASS", "FAIL") else None
         name = str(test.get("name") or test.get("id") or "")
-        return self._case(name, AVOCADO_STATUS.get(said, "error"), duration, directive and writable(directive), text)
+        # Avocado skips a test whose preparation failed. A test that was to run and could not is no skipped one.
+        status = "error" if text.startswith(AVOCADO_UNPREPARED) else AVOCADO_STATUS.get(said, "error")
+        return self._case(name, status, duration, directive and writable(directive), text)
 
 
 PARSERS: dict[str, Callable[[str, float], Parser]] = {

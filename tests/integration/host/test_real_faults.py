@@ -1,0 +1,172 @@
+# Copyright: the Mayfly authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Real guests whose suites end with 0 while something is wrong, and one in which all only looks wrong: what the verdict says.
+
+The corpus (tests/corpus) has the same on paper. Here the kernel, the network and the clock are real.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from conftest import ENVIRONMENT, IMAGE, ROOT, STATE_DIR, Host
+
+MAYFLY_JOB = ROOT / "build" / "collections" / "ansible_collections" / "mayfly" / "virt" / "extensions" / "bin" / "mayfly_job.py"
+CRASH = "examples/kernel-crash/job.yml"
+
+# A task that writes to a frozen file system hangs in the kernel, which says so when it has waited for twice the time given.
+HUNG = """\
+echo 1..2
+sysctl -qw kernel.hung_task_timeout_secs=2 && echo ok 1 - the kernel looks every two seconds
+modprobe loop
+truncate -s 16M disk
+mkfs.ext4 -q disk
+mkdir -p frozen
+mount -o loop disk frozen
+fsfreeze -f frozen
+touch frozen/never &
+tries=0
+until dmesg | grep -q 'task touch:.* blocked for more than' || [ $tries = 120 ]; do sleep 1; tries=$((tries + 1)); done
+fsfreeze -u frozen
+wait
+umount frozen
+[ $tries -lt 120 ] && echo ok 2 - what hung goes on
+"""
+
+# All that is said here looks like a dying kernel, and none of it is the kernel's.
+LOUD = """\
+echo 1..2
+echo 'one login: smoke: Oops: wrong file' >/dev/console
+logger -t ring 'BUG: the list is not sorted'
+echo '[   41.000000] Kernel panic - not syncing: not me'
+python3 -c 'import ctypes; ctypes.string_at(0)'
+[ $? = 139 ] && echo ok 1 - a program dies of a segmentation fault
+echo 'not ok 2 - this went to standard error' >&2
+echo ok 2 - so it is no result
+true
+"""
+
+# The deadline is 2 seconds, twelve where the guest is emulated; by the guest's clock it is a day away.
+CLOCK = """\
+echo 1..2
+date -s '1 day ago' >/dev/null && echo ok 1 - the clock goes back
+exec sleep 600
+"""
+
+POWER_OFF = """\
+echo 1..2
+echo ok 1 - it begins
+echo ok 2 - it powers itself off
+sync
+poweroff -f
+"""
+
+# Nobody listens and nobody answers any more; the suite goes on and ends well, which nobody can see.
+MUTE = """\
+echo 1..2
+echo ok 1 - it begins
+systemctl stop ssh.socket ssh.service
+for pid in $(pgrep sshd); do kill -9 "$pid"; done
+echo ok 2 - it ends
+"""
+
+# The same for some seconds only.
+BACK = """\
+echo 1..2
+echo ok 1 - it begins
+systemctl stop ssh.service
+for pid in $(pgrep sshd); do kill -9 "$pid"; done
+sleep 8
+systemctl start ssh.service
+echo ok 2 - it ends
+"""
+
+
+@pytest.fixture
+def clean(host: Host, image: dict[str, Any]) -> Iterator[None]:
+    """Ensure that domains, leases, disks, directories, cards and mounts are as before."""
+    directories = [STATE_DIR / "runs", STATE_DIR / "images" / "tmp"]
+    before = host.snapshot(*directories)
+    yield
+    assert host.snapshot(*directories) == before
+
+
+def suite(name: str, guest: str, script: str, deadline: int = 60) -> dict[str, Any]:
+    return {"name": name, "guests": [guest], "parser": "tap", "command": script, "deadline": deadline}
+
+
+def run_job(directory: Path, guests: list[str], suites: list[dict[str, Any]]) -> tuple[int, str, dict[str, Any]]:
+    """Run a job as `make run` does; return exit status, output and verdict."""
+    job = {"mayfly_job": "faults", "mayfly_guests": [{"name": guest, "image": IMAGE} for guest in guests], "mayfly_suites": suites}
+    (directory / "job.yml").write_text(json.dumps(job))  # JSON is YAML
+    argv = [sys.executable, str(MAYFLY_JOB), "job.yml"]
+    done = subprocess.run(argv, env=ENVIRONMENT, cwd=directory, capture_output=True, text=True, timeout=900, check=False)
+    said = done.stdout + done.stderr
+    results = directory / "results" / "latest"
+    assert (results / "verdict.json").exists(), said
+    return done.returncode, said, json.loads((results / "verdict.json").read_text())
+
+
+def statuses(verdict: dict[str, Any]) -> dict[str, str]:
+    return {suite["name"]: suite["status"] for suite in verdict["suites"]}
+
+
+def test_a_hung_task_is_red_and_noise_is_not(tmp_path: Path, clean: None) -> None:
+    """Two guests: in one the kernel complains while its suite passes, in the other everything else does, and its clock goes back."""
+    suites = [suite("hung", "sick", HUNG, 120), suite("loud", "well", LOUD), suite("clock", "well", CLOCK, 2)]
+    begun = time.monotonic()
+    status, said, verdict = run_job(tmp_path, ["sick", "well"], suites)
+    assert status == 1, said
+    assert time.monotonic() - begun < 500
+    assert statuses(verdict) == {"hung": "passed", "loud": "passed", "clock": "timeout"}
+    trouble = {guest["name"]: [each["text"] for each in guest["console"]["trouble"]] for guest in verdict["guests"]}
+    assert any(re.search(r"INFO: task touch:\d+ blocked for more than \d+ seconds", text) for text in trouble["sick"]), trouble
+    assert trouble["well"] == []
+    assert any("kernel of sick" in reason and "blocked for more than" in reason for reason in verdict["reasons"])
+    assert any(reason.startswith("clock@well: stopped at its deadline") for reason in verdict["reasons"])
+    assert len(verdict["reasons"]) == 2, verdict["reasons"]
+
+
+def test_a_guest_that_is_gone_or_mute_has_not_passed(tmp_path: Path, clean: None) -> None:
+    """Two guests: one powers itself off after its last ok, the other loses its sshd, for a while and then for good."""
+    suites = [suite("off", "dark", POWER_OFF), suite("back", "far", BACK), suite("mute", "far", MUTE)]
+    status, said, verdict = run_job(tmp_path, ["dark", "far"], suites)
+    assert status == 2, said
+    assert statuses(verdict) == {"off": "error", "back": "passed", "mute": "error"}
+    assert any(reason.startswith("off@dark: no suite_end") for reason in verdict["reasons"]), verdict["reasons"]
+    assert any(reason.startswith("mute@far: no suite_end") for reason in verdict["reasons"]), verdict["reasons"]
+    assert "guest lost" in said
+    # A power-off is no death of a kernel: it explains nothing.
+    assert [guest["console"]["trouble"] for guest in verdict["guests"]] == [[], []]
+
+
+def test_the_example_of_a_crash_is_red_everywhere(clean: None) -> None:
+    environment = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("MAKE")}  # of the make that runs the tests
+    argv = ["make", "-C", str(ROOT), "run", f"JOB={CRASH}"]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1, said
+    results = ROOT / "results" / "latest"
+    died = "kernel of bookworm panicked: sysrq triggered crash"
+    for text in (said, (results / "summary.txt").read_text(), (results / "report.html").read_text()):
+        assert died in text
+    verdict = json.loads((results / "verdict.json").read_text())
+    assert (verdict["verdict"], verdict["exit_code"]) == ("failed", 1)
+    assert verdict["reasons"][0].startswith(died)
+    assert statuses(verdict) == {"before": "passed", "crash": "error", "after": "error"}
+    assert [test["status"] for test in verdict["suites"][1]["tests"][:2]] == ["pass", "pass"]
+    junit = ElementTree.parse(results / "junit.xml")
+    assert any(died in (found.get("message") or "") + (found.text or "") for kind in ("failure", "error") for found in junit.iter(kind))
+    console = (results / "guests" / "bookworm" / "console.log").read_text(errors="replace")
+    assert "Kernel panic - not syncing: sysrq triggered crash" in console
+    assert "sysrq_handle_crash" in console
