@@ -22,9 +22,17 @@ import inventory
 import job
 import login
 import report
+import watch
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = {"guests": guests.run, "inventory": inventory.run, "login": login.run, "job": job.run, "report": report.run}
+BENCHMARKS = {
+    "guests": guests.run,
+    "inventory": inventory.run,
+    "login": login.run,
+    "job": job.run,
+    "report": report.run,
+    "watch": watch.run,
+}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
