@@ -43,8 +43,8 @@ def wait_for(process: subprocess.Popen[bytes], pattern: str) -> list[Path]:
 
 def run() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as directory:
-        results = Path(directory, "results")
-        argv = ["python", str(MAYFLY_JOB), str(JOB), "-e", f"mayfly_run_id={RUN}", "-e", f"mayfly_results={results}"]
+        results = Path(directory)
+        argv = ["python", str(MAYFLY_JOB), "--results", directory, "--run-id", RUN, str(JOB)]
         process = subprocess.Popen(argv, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         died = panicked(process)
         if process.wait() != 1:
