@@ -116,7 +116,7 @@ class CallbackModule(CallbackBase):
 
     def _fail(self, result: t.Any, what: str) -> None:
         message = _progress.message(result.result)
-        if message == self._last_error:  # a phase passes on what its task said
+        if self._last_error and self._last_error in message:  # a role or phase passes on what its task said
             return
         self._last_error = message
         where = "" if result.host.get_name() == "localhost" else f" on {result.host.get_name()}"
