@@ -43,7 +43,7 @@ class Keeper:
         self._patterns = patterns
         self._compress_over = compress_over
         self.found = Finding()
-        self.files: dict[str, Data] = {}  # by name: how many secrets were in it, and bytes that were cut
+        self.files: dict[str, Data] = {}  # by name: how many secrets were in it, and whether it was cut
 
     def create(self, *parts: str) -> t.BinaryIO | _Scrubbing | _Console:
         """Open a file for writing; what is written is scrubbed, and the file packed when it is closed and big."""
@@ -54,13 +54,13 @@ class Keeper:
             return _Console(self, parts)
         return _Scrubbing(self, parts)
 
-    def write(self, name: str, data: bytes, cut: int = 0) -> None:
+    def write(self, name: str, data: bytes, *, cut: bool = False) -> None:
         """Write a whole file."""
         with self.create(name) as file:
             file.write(data)
         self.note(name, cut=cut)
 
-    def note(self, name: str, **facts: int) -> None:
+    def note(self, name: str, **facts: bool) -> None:
         """Remember something of a file by the name it was created under; it may have been packed since."""
         packed = f"{name}.xz"
         self.files.setdefault(packed if packed in self.files else name, {}).update(facts)
@@ -169,7 +169,7 @@ def account(directory: Path, step: str, keeper: Keeper) -> Data:
     files = []
     for name, size in sorted(_listing(directory)):
         facts = keeper.files.get(name) or known.get(name) or {}
-        files.append({"name": name, "bytes": size, "cut": facts.get("cut", 0), "scrubbed": facts.get("scrubbed", 0)})
+        files.append({"name": name, "bytes": size, "cut": bool(facts.get("cut")), "scrubbed": facts.get("scrubbed", 0)})
     steps = {**before["steps"], step: dataclasses.asdict(keeper.found)}
     missing = {name: why for each in steps.values() for name, why in each["missing"].items()}
     return {"files": files, "missing": missing, "scrubbed": sum(entry["scrubbed"] for entry in files), "steps": steps}
