@@ -70,7 +70,8 @@ class Autopsy:
     def perform(self) -> None:
         if self.directory.exists():  # of an earlier attempt
             shutil.rmtree(self.directory)
-        self.directory.mkdir(mode=0o700, parents=True)
+        evidence_dir(self._paths).mkdir(mode=0o700, exist_ok=True)
+        self.directory.mkdir(mode=0o700)
         self.dump.unlink(missing_ok=True)
         if self._domain is not None:
             self._look(self._domain)
@@ -152,9 +153,9 @@ class Autopsy:
             raw.rename(self.dump)
         os.chown(self.dump, os.geteuid(), os.getegid())
         self.dump.chmod(0o600)
-        with self.dump.open("rb") as dump:
+        with self.dump.open("r+b") as dump:
             try:
-                _vmcore.vmcoreinfo(dump)
+                _vmcore.mend(dump)
             except ValueError as error:
                 self.left_out.append(f"memory.vmcore: {error}")
 
