@@ -71,7 +71,7 @@ BUILT_IN: tuple[Pattern, ...] = (
     _pattern("authorization", rb"(?P<keep>(?i:bearer[ \t]{1,8}))[A-Za-z0-9._~+/=-]{16,4096}", b"bearer"),
     _pattern("url credentials", rb"(?P<keep>://)(?!" + _DONE + rb")[^\s/@\"'<>\[\]]{1,512}(?=@)", b"://"),
     # MYSQL_PASSWORD=…, "token": "…", passwd='…', --password …
-    _pattern("password", rb"(?P<keep>(?i:" + _NAME + rb"[\"']?[ \t]{0,4}(?:=|:=|:(?!/))[ \t]{0,4}[\"'`]?))" + _VALUE, *_NAMES),
+    _pattern("password", rb"(?P<keep>(?i:" + _NAME + rb"[\"']?[ \t]{0,4}(?:=|:=|:(?![/=]))[ \t]{0,4}[\"'`]?))" + _VALUE, *_NAMES),
     _pattern("password", rb"(?P<keep>(?i:--(?:password|passwd|token|secret)[ \t]{1,4}[\"']?))(?!-)" + _VALUE, *_NAMES),
 )
 
