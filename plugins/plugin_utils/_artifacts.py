@@ -109,7 +109,8 @@ def read_archive(status: int, output: bytes, errors: str, patterns: t.Sequence[s
 
 
 def _problem(status: int, marked: bool, archive: bytes, errors: str, limit: int) -> str:
-    said = next((printable(line)[:300] for line in reversed(errors.splitlines()) if line and not line.startswith("mayfly-")), "")
+    lines = [printable(line)[:150] for line in errors.splitlines() if line and not line.startswith("mayfly-")]
+    said = "; ".join(lines[:3])
     if not marked:
         return f"the answer is not ours, exit status {status}: {said or 'no message'}"
     if len(archive) >= limit:
