@@ -20,7 +20,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ..module_utils._errors import MayflyError
-from ..module_utils._evidence import RECORD, Keeper, account
+from ..module_utils._evidence import RECORD, Keeper, account, is_console
 from ..module_utils._extract import Limits, extract
 from ..module_utils._scrub import job_patterns
 from ..module_utils._tree import Tree
@@ -191,4 +191,5 @@ class Collection:
         self._keeper.found.left_out += [f"{below or 'files'}: {note}" for note in outcome.left_out]
         for kept in outcome.kept:
             self._keeper.note("/".join((*prefix, kept.name)), cut=kept.cut > 0)
-        return outcome.problems
+        cut = [kept.name for kept in outcome.kept if kept.cut and not below and is_console(kept.name)]
+        return outcome.problems + [f"{name} was cut, and with it what the kernel may have complained of" for name in cut]

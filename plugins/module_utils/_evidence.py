@@ -149,6 +149,10 @@ class _Console:
         self.close()
 
 
+def is_console(name: str) -> bool:
+    return _CONSOLE.fullmatch(name) is not None
+
+
 def hidden_complaint(said: bytes, scrubbed: bytes) -> int:
     """Return the line of the first complaint of a console that is no longer found in it; 0 for none."""
     before, after = ({(found["line"], found["fatal"]) for found in _complaints(text)} for text in (said, scrubbed))

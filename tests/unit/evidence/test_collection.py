@@ -161,6 +161,14 @@ def test_a_directory_is_brought_as_it_is(guest: Path, tmp_path: Path) -> None:
     assert "/nonexistent" in found.missing["files"]
 
 
+def test_a_console_that_was_cut_is_an_error(tmp_path: Path) -> None:
+    """Its beginning may have had the complaint that matters."""
+    archive = tar(file(b"console.log", b"line\n" * 100), file(b"qemu.log", b"line\n" * 100))
+    found, _files, _answered = collect(tmp_path / "d", answering(archive), directory="/x", file_limit=200)
+    assert found.missing == {"files": "console.log was cut, and with it what the kernel may have complained of"}
+    assert len(contents(tmp_path / "d")["console.log"]) == 200
+
+
 @pytest.mark.parametrize(
     ("execute", "word"),
     [
