@@ -13,33 +13,29 @@ archive it sends only the expected names are read, as plain files of bounded siz
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import gzip
 import io
 import json
-import os
 import posixpath
-import queue
 import re
 import secrets
 import shlex
-import signal
 import tarfile
-import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ansible import constants as C
-from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleFileNotFound
+from ansible.errors import AnsibleActionFail, AnsibleFileNotFound
 from ansible.plugins.action import ActionBase
 from ansible.plugins.connection import ConnectionBase
 from ansible.utils.display import Display
 
 from ansible_collections.mayfly.virt.plugins.module_utils import _events
+from ansible_collections.mayfly.virt.plugins.plugin_utils._contact import MARK, ContactFailed, printable, run_once
 from ansible_collections.mayfly.virt.plugins.plugin_utils._sightings import Sightings, told
 
 RUNNER = Path(__file__).resolve().parents[2] / "extensions" / "suite_runner" / "mayfly_suite_runner.py"
@@ -48,7 +44,6 @@ POLL = 20  # seconds the guest waits for news before it answers that there is no
 FETCH = 60  # seconds the guest may take to pack its output
 POLL_INTERVAL = 0.5  # news that come faster are shown together: each poll costs the guest processor time
 RETRY_PAUSE = 1.0
-WATCH_INTERVAL = 0.25  # seconds between two looks at what the watcher saw
 CHUNK = 1024 * 1024  # of events in one answer
 EVENTS_LIMIT = 64 * 1024 * 1024
 LOGS = ("stdout.log", "stderr.log", "runner.log")
@@ -58,7 +53,6 @@ SLACK = 30  # beyond the deadline: the runner ends its processes and writes down
 NAME_SHOWN = 120
 DIAGNOSTICS_SHOWN = 3
 
-MARK = "=mayfly=\n"  # before it: whatever a login shell prints
 RUNNER_GONE = 90
 REBOOTED = 91
 
@@ -85,10 +79,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 display = Display()
-
-
-class ContactFailed(Exception):
-    """One attempt to reach the guest failed."""
 
 
 class SuiteBroken(Exception):
@@ -299,11 +289,6 @@ COLOURS = {
 }
 
 
-def printable(text: str) -> str:
-    """Make text of the guest safe for a terminal and a CI log: one line, no control characters."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in text)
-
-
 class Screen:
     """Turns events into lines."""
 
@@ -359,55 +344,6 @@ class Screen:
 # --- the connection ---------------------------------------------------------------------------------------------
 
 
-def children() -> set[int]:
-    """The processes this one started, as far as the kernel tells."""
-    pids: set[int] = set()
-    for path in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError):  # that thread has ended
-            pids.update(int(pid) for pid in path.read_text().split())
-    return pids
-
-
-def bounded(call: Callable[[], Any], limit: float, stopped: Callable[[], SuiteBroken | None] = lambda: None) -> Any:
-    """Return what the call returns; when it takes longer, end the processes it started and raise ContactFailed. What 'stopped'
-    returns meanwhile is raised instead.
-
-    A guest whose kernel hangs does not close its connections: without a limit here, ssh would wait for ever.
-    """
-    answers: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(1)
-    context = contextvars.copy_context()
-
-    def work() -> None:
-        try:
-            answers.put((context.run(call), None))
-        except BaseException as error:  # raised again below, in the thread that asked
-            answers.put((None, error))
-
-    before = children()
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    end = time.monotonic() + limit
-    while True:
-        try:
-            answer, error = answers.get(timeout=max(0.0, min(WATCH_INTERVAL, end - time.monotonic())))
-            break
-        except queue.Empty:
-            reason = stopped()
-            if reason is None and time.monotonic() < end:
-                continue
-        for pid in children() - before:
-            with contextlib.suppress(ProcessLookupError):  # it ended in between, which is what we want
-                os.kill(pid, signal.SIGTERM)
-        if reason is not None:
-            raise reason
-        # The multiplexing ssh holds our pipes, so the connection plugin may notice only at its next look, after 12 s.
-        thread.join(15)
-        raise ContactFailed(f"no answer within {limit:.0f} s")
-    if error is not None:
-        raise error
-    return answer
-
-
 class Contact:
     """Runs commands in the guest, patient with a connection that breaks."""
 
@@ -430,16 +366,7 @@ class Contact:
 
     def once(self, command: str, data: bytes, limit: float) -> tuple[int, bytes, str]:
         """Run a command; return its exit status, output and error text."""
-        try:
-            # With data on standard input there is no pseudo-terminal, which would rewrite line ends.
-            answer = bounded(lambda: self._action.execute(command, data), limit, self.stopped)
-        except AnsibleConnectionFailure as error:
-            raise ContactFailed(str(error)) from error
-        status = answer["rc"]
-        if status == 255 or status < 0:
-            raise ContactFailed(f"the connection ended with {status}: {answer['stderr'].strip()[:500]}")
-        # The output was decoded with surrogateescape, so this gives the very bytes back.
-        return status, answer["stdout"].encode("utf-8", "surrogateescape"), answer["stderr"]
+        return run_once(self._action.execute, command, data, limit, self.stopped)
 
     def ask(self, command: str, wait: float) -> tuple[int, bytes, str]:
         """Run a command that may take 'wait' seconds and may be run again; return its status, output after the mark, errors."""

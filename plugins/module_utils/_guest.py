@@ -26,6 +26,8 @@ from ._tag import Tag
 Options = t.Mapping[str, t.Any]
 ReadChain = t.Callable[[Path, str], Chain]
 
+# A kernel that hangs shall tell where: Debian's does not allow SysRq l, w and t otherwise.
+EVIDENCE_CMDLINE = "sysrq_always_enabled"
 # An emulated processor can be away for longer than a kernel's patience of 20 s, and no lockup is meant.
 EMULATION_CMDLINE = "watchdog_thresh=60"
 
@@ -228,7 +230,7 @@ def _boot(options: Options, manifest: Manifest | None, store: Store, accel: str)
     if options["kernel"]:
         return DirectBoot(options["kernel"], options["initrd"] or "", options["cmdline"] or "")
     if manifest and manifest.kernel and options["firmware"] == "bios":
-        words = (manifest.cmdline, "" if accel == "kvm" else EMULATION_CMDLINE, options["cmdline"])
+        words = (manifest.cmdline, EVIDENCE_CMDLINE, "" if accel == "kvm" else EMULATION_CMDLINE, options["cmdline"])
         cmdline = " ".join(part for part in words if part)
         return DirectBoot(str(store.dir / manifest.kernel), str(store.dir / manifest.initrd) if manifest.initrd else "", cmdline)
     if options["cmdline"]:

@@ -30,6 +30,8 @@ DAEMON_REMEDY = (
     "mayfly.virt.doctor tells what is missing."
 )
 _RUNNING = "running"
+_DISK_ERRORS = {1: "unspecified I/O error", 2: "no space left"}
+_KEY_HELD = 100  # milliseconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +238,50 @@ class Hypervisor:
             if self._connection.getType() == "TEST":
                 return "test"
         return "kvm" if accel == "kvm" else "qemu"
+
+    # -- evidence --------------------------------------------------------------------------------------------------
+
+    def condition(self, uuid: str) -> dict[str, t.Any]:
+        """Return how a domain is: state and reason as libvirt's numbers, I/O errors of disks, what libvirt warns of, statistics."""
+        with _attempt("read the condition of domain", uuid):
+            domain = self._connection.lookupByUUIDString(uuid)
+            state, reason = domain.state()
+            return {
+                "state": state,
+                "reason": reason,
+                "disk_errors": {disk: _DISK_ERRORS.get(code, str(code)) for disk, code in (domain.diskErrors() or {}).items()},
+                "messages": list(domain.messages()),
+                # Not waiting for a QEMU that is busy with something else.
+                "statistics": self._connection.domainListGetStats([domain], 0, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)[0][1],
+            }
+
+    def screenshot(self, uuid: str) -> bytes:
+        """Return what is on a domain's screen, in the format of the hypervisor's choice."""
+        with _attempt("take a screenshot of domain", uuid):
+            domain = self._connection.lookupByUUIDString(uuid)
+            stream = self._connection.newStream()
+            domain.screenshot(stream, 0)
+            pieces: list[bytes] = []
+            stream.recvAll(lambda _stream, data, kept: kept.append(data), pieces)
+            stream.finish()
+        return b"".join(pieces)
+
+    def press(self, uuid: str, keys: t.Sequence[int]) -> None:
+        """Press keys together, by Linux' numbers for them."""
+        with _attempt("send a key to domain", uuid):
+            domain = self._connection.lookupByUUIDString(uuid)
+            domain.sendKey(libvirt.VIR_KEYCODE_SET_LINUX, _KEY_HELD, list(keys), len(keys))
+
+    def interrupt(self, uuid: str) -> None:
+        """Send a non-maskable interrupt."""
+        with _attempt("send an NMI to domain", uuid):
+            self._connection.lookupByUUIDString(uuid).injectNMI()
+
+    def dump_memory(self, uuid: str, path: str) -> None:
+        """Write a domain's memory to a file on the hypervisor, compressed. It goes on afterwards if it ran before."""
+        with _attempt("dump the memory of domain", uuid):
+            domain = self._connection.lookupByUUIDString(uuid)
+            domain.coreDumpWithFormat(path, libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_KDUMP_ZLIB, libvirt.VIR_DUMP_MEMORY_ONLY)
 
     # -- changing --------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ import typing as t
 from ..module_utils._console import read_allowances
 from ..module_utils._errors import InvalidInput
 from ..module_utils._names import check_domain_name, check_run_id, check_unique
+from ..module_utils._scrub import job_patterns
+from ._artifacts import check_pattern
 
 # Keys of a guest that are about its image and name; all others go to the module domain as they are.
 _LONGEST_ALIAS = 100
@@ -41,6 +43,25 @@ def plan(job: t.Mapping[str, t.Any], run_id: str, created: str, directory: str) 
         "suites": suites,
         "watch": True,
         "console_allow": _console_allow(job.get("console_allow") or []),
+        "evidence": _evidence(job),
+    }
+
+
+_MEMORY_DUMPS = ("on_crash", "never", "always")
+
+
+def _evidence(job: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Return what is to be kept; of secrets only how many there are, so that who collects is known to have them all."""
+    dump, limit = job.get("memory_dump") or "on_crash", job.get("memory_dump_limit_mib") or 4096
+    if dump not in _MEMORY_DUMPS:
+        raise InvalidInput("Memory dump", str(dump), "there is no such choice", f"Choose one of {', '.join(_MEMORY_DUMPS)}.")
+    secrets = [str(secret) for secret in job.get("secrets") or []]
+    job_patterns(secrets)
+    return {
+        "artifacts": [check_pattern(pattern) for pattern in job.get("artifacts") or []],
+        "memory_dump": dump,
+        "memory_dump_limit_mib": int(limit),
+        "secrets": len(secrets),
     }
 
 

@@ -362,3 +362,55 @@ def test_a_network_that_cannot_be_changed_stays_as_it_was(connection: Any) -> No
 def test_a_network_that_cannot_be_looked_up_is_named() -> None:
     with pytest.raises(MayflyError, match=f"look up network 'lab': {BROKEN}"):
         hypervisor(networkLookupByName=failure(code("INTERNAL_ERROR"))).network_xml("lab")
+
+
+# -- evidence ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_condition_of_a_domain() -> None:
+    sick = domain(state=[libvirt.VIR_DOMAIN_PAUSED, 5], diskErrors={"vda": 2, "vdb": 1, "vdc": 9}, messages=["tainted: high-privileges"])
+    connection = Answers(lookupByUUIDString=sick, domainListGetStats=[(sick, {"cpu.time": 7})])
+    assert Hypervisor(connection, "x").condition("u") == {
+        "state": 3,
+        "reason": 5,
+        "disk_errors": {"vda": "no space left", "vdb": "unspecified I/O error", "vdc": "9"},
+        "messages": ["tainted: high-privileges"],
+        "statistics": {"cpu.time": 7},
+    }
+
+
+def test_a_screen_comes_as_a_stream() -> None:
+    pieces = [b"P6 ", b"1 1"]
+    stream = Answers(recvAll=lambda take, kept: [take(None, piece, kept) for piece in pieces], finish=None)
+    screen = domain(screenshot="image/x-portable-pixmap")
+    assert Hypervisor(Answers(lookupByUUIDString=screen, newStream=stream), "x").screenshot("u") == b"P6 1 1"
+    assert [name for name, _arguments in stream.asked] == ["recvAll", "finish"]
+
+
+def test_keys_interrupts_and_dumps_reach_the_domain() -> None:
+    there = domain(sendKey=0, injectNMI=0, coreDumpWithFormat=0)
+    connection = Hypervisor(Answers(lookupByUUIDString=there), "x")
+    connection.press("u", (56, 99, 38))
+    connection.interrupt("u")
+    connection.dump_memory("u", "/var/dump")
+    assert there.asked == [
+        ("sendKey", (libvirt.VIR_KEYCODE_SET_LINUX, 100, [56, 99, 38], 3)),
+        ("injectNMI", ()),
+        ("coreDumpWithFormat", ("/var/dump", libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_KDUMP_ZLIB, libvirt.VIR_DUMP_MEMORY_ONLY)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "attempted"),
+    [
+        ("condition", (), "read the condition of domain"),
+        ("screenshot", (), "take a screenshot of domain"),
+        ("press", ([56],), "send a key to domain"),
+        ("interrupt", (), "send an NMI to domain"),
+        ("dump_memory", ("/var/dump",), "dump the memory of domain"),
+    ],
+)
+def test_what_a_domain_refuses_is_said(method: str, arguments: tuple[Any, ...], attempted: str) -> None:
+    broken = failure(code("OPERATION_INVALID"), "domain is not running")
+    with pytest.raises(MayflyError, match=f"{attempted} 'u': domain is not running"):
+        getattr(hypervisor(lookupByUUIDString=broken), method)("u", *arguments)

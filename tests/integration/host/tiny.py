@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-MODULES = ("virtio_net", "virtio_pci", "pvpanic-mmio")
+MODULES = ("virtio_net", "virtio_pci", "pvpanic-mmio", "qemu_fw_cfg")
 
 INIT = """\
 #!/bin/busybox sh

@@ -85,7 +85,7 @@ def test_an_image_gives_overlay_seed_and_kernel(world: World) -> None:
     assert guest.seed.macs == guest.macs == (derive_mac(NAME),)
     assert text(guest, "os/kernel") == str(world.store.path(DIGEST, "vmlinuz"))
     assert text(guest, "os/initrd") == str(world.store.path(DIGEST, "initrd"))
-    assert text(guest, "os/cmdline") == "root=LABEL=x"
+    assert text(guest, "os/cmdline") == "root=LABEL=x sysrq_always_enabled"
     sources = [source.get("file") for source in guest.document.findall("devices/disk/source")]
     assert sources == [str(world.paths.overlay(NAME)), str(world.paths.seed(NAME))]
     assert guest.document.find("devices/disk/backingStore/source").get("file") == str(world.store.path(DIGEST))
@@ -134,8 +134,11 @@ def test_with_efi_the_firmware_boots_the_disk(world: World) -> None:
 
 
 def test_words_are_added_to_the_images_command_line(world: World) -> None:
-    assert text(world.guest(image="booting", cmdline="lsm=bpf"), "os/cmdline") == "root=LABEL=x lsm=bpf"
-    assert text(world.guest("tcg", image="booting", cmdline="lsm=bpf"), "os/cmdline") == "root=LABEL=x watchdog_thresh=60 lsm=bpf"
+    assert text(world.guest(image="booting", cmdline="lsm=bpf"), "os/cmdline") == "root=LABEL=x sysrq_always_enabled lsm=bpf"
+    assert (
+        text(world.guest("tcg", image="booting", cmdline="lsm=bpf"), "os/cmdline")
+        == "root=LABEL=x sysrq_always_enabled watchdog_thresh=60 lsm=bpf"
+    )
 
 
 @pytest.mark.parametrize(("asked", "gib"), [(None, 20), (4, 4), (50, 50)])

@@ -21,6 +21,7 @@ from ansible.errors import AnsibleConnectionFailure
 
 from ansible_collections.mayfly.virt.plugins.action import suite
 from ansible_collections.mayfly.virt.plugins.modules import suite as documented
+from ansible_collections.mayfly.virt.plugins.plugin_utils import _contact
 
 
 def request_for(tmp_path: Path, **change: Any) -> suite.Request:
@@ -204,15 +205,15 @@ def test_a_call_that_hangs_is_ended_with_its_processes() -> None:
         started.append(process)
         return process.wait()
 
-    with pytest.raises(suite.ContactFailed, match="no answer within"):
-        suite.bounded(hang, 0.3)
+    with pytest.raises(_contact.ContactFailed, match="no answer within"):
+        _contact.bounded(hang, 0.3)
     assert started[0].wait(5) == -15
 
 
 def test_bounded_returns_and_raises_what_the_call_does() -> None:
-    assert suite.bounded(lambda: 7, 5) == 7
+    assert _contact.bounded(lambda: 7, 5) == 7
     with pytest.raises(ZeroDivisionError):
-        suite.bounded(lambda: 1 // 0, 5)
+        _contact.bounded(lambda: 1 // 0, 5)
 
 
 class FakeAction:

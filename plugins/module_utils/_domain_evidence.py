@@ -1,0 +1,257 @@
+# Copyright: the Mayfly authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a hypervisor knows of a domain, dead or alive, written into its run's directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import time
+import typing as t
+from pathlib import Path
+
+from . import _vmcore
+from ._console import death, scan_console
+from ._domain_xml import SeenDomain
+from ._errors import MayflyError
+from ._libvirt import Hypervisor
+from ._lxml import etree
+from ._run import RunPaths
+from ._screenshot import to_png
+from ._types import RunCommand
+
+QEMU_LOGS = Path("/var/log/libvirt/qemu")
+DAEMON_CONFIGURATIONS = (Path("/etc/libvirt/libvirtd.conf"), Path("/etc/libvirt/virtqemud.conf"))
+LOG_END = 4 * 1024 * 1024  # bytes that are kept of a log, its end
+DAEMON_LOG_END = 32 * 1024 * 1024  # of the daemon's log are looked through
+POLL = 0.2
+SETTLED = 1.5  # seconds without a further word, and the kernel has said all
+
+_ALT, _SYSRQ = 56, 99
+# backtraces of all processors, blocked tasks, all tasks
+SYSRQ = (("l", 38), ("w", 17), ("t", 20))
+_FILE_OUTPUT = re.compile(r'^\s*log_outputs\s*=\s*".*?\d:file:([^\s"]+)', re.MULTILINE)
+_MIB = 1024 * 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What is wanted of one domain."""
+
+    name: str
+    hung: bool
+    memory_dump: str  # never, on_crash or always
+    dump_limit_mib: int
+    patience: float
+
+
+class Autopsy:
+    """Looks at one domain and writes down what it finds; what cannot be had is said and does not keep the rest from being had."""
+
+    def __init__(
+        self, hypervisor: Hypervisor, paths: RunPaths, domain: SeenDomain | None, state: str, wanted: Wanted, run_command: RunCommand
+    ) -> None:
+        self._hypervisor = hypervisor
+        self._paths = paths
+        self._domain = domain
+        self._state = state
+        self._wanted = wanted
+        self._run_command = run_command
+        self._console = paths.console(wanted.name)
+        self.directory = evidence_dir(paths) / wanted.name
+        self.dump = evidence_dir(paths) / f"{wanted.name}.vmcore"
+        self.missing: dict[str, str] = {}
+        self.left_out: list[str] = []
+
+    def perform(self) -> None:
+        if self.directory.exists():  # of an earlier attempt
+            shutil.rmtree(self.directory)
+        evidence_dir(self._paths).mkdir(mode=0o700, exist_ok=True)
+        self.directory.mkdir(mode=0o700)
+        self.dump.unlink(missing_ok=True)
+        if self._domain is not None:
+            self._look(self._domain)
+        else:
+            self.left_out.append("the domain is gone: only its console and QEMU's log are left")
+        self._logs()
+        self._consoles()
+
+    def _look(self, domain: SeenDomain) -> None:
+        xml = self._hypervisor.xml(domain.uuid)
+        self._write("domain.xml", xml.encode())
+        self._try("domain.json", lambda: _as_json(self._hypervisor.condition(domain.uuid)))
+        if not has_screen(xml):
+            self.left_out.append("screenshot.png: the domain has no video device")
+        else:
+            self._try("screenshot.png", lambda: to_png(self._hypervisor.screenshot(domain.uuid)))
+        if self._wanted.hung and self._state == "running":
+            self._rouse(domain)
+        if self._wants_dump():
+            self._dump(domain)
+
+    # -- a guest that hangs --------------------------------------------------------------------------------------------
+
+    def _rouse(self, domain: SeenDomain) -> None:
+        """Let the kernel tell on its console what it is doing: by keys it may be set not to heed, then by an interrupt it cannot."""
+        before = _size(self._console)
+        for letter, key in SYSRQ:
+            self._provoke(f"SysRq {letter}", lambda key=key: self._hypervisor.press(domain.uuid, [_ALT, _SYSRQ, key]))
+        self._provoke("NMI", lambda: self._hypervisor.interrupt(domain.uuid))
+        self._write("sysrq.log", _from(self._console, before))
+
+    def _provoke(self, what: str, act: t.Callable[[], None]) -> None:
+        before = _size(self._console)
+        try:
+            act()
+        except MayflyError as error:
+            self.missing[what] = error.reason
+            return
+        if not settled(lambda: _size(self._console), before, self._wanted.patience):
+            self.left_out.append(f"{what}: the kernel said nothing to it within {self._wanted.patience:.0f} s")
+        elif b"This sysrq operation is disabled" in _from(self._console, before):
+            self.left_out.append(f"{what}: the guest's kernel does not allow it; boot it with sysrq_always_enabled")
+
+    # -- memory --------------------------------------------------------------------------------------------------------
+
+    def _wants_dump(self) -> bool:
+        if self._wanted.memory_dump == "on_crash":
+            return self._state == "crashed" or self._wanted.hung or self._panicked()
+        return self._wanted.memory_dump == "always"
+
+    def _panicked(self) -> bool:
+        """A kernel without a driver for the panic device dies without libvirt's knowing."""
+        return death(scan_console(_end(self._console, LOG_END).decode("utf-8", "replace"))) is not None
+
+    def _dump(self, domain: SeenDomain) -> None:
+        free = shutil.disk_usage(self.directory).free // _MIB
+        why_not = _vmcore.refusal(domain.memory_mib, free, self._wanted.dump_limit_mib)
+        if why_not:
+            self.missing["memory.vmcore"] = why_not
+            return
+        raw = self.dump.with_suffix(".flat")
+        try:
+            self._hypervisor.dump_memory(domain.uuid, str(raw))
+            self._finish_dump(raw)
+        except (MayflyError, OSError, ValueError) as error:
+            self.missing["memory.vmcore"] = str(error)
+            self.dump.unlink(missing_ok=True)
+        finally:
+            raw.unlink(missing_ok=True)
+
+    def _finish_dump(self, raw: Path) -> None:
+        """Give the dump the form that tools read, and say so when they will not."""
+        with raw.open("rb") as source:
+            flat = _vmcore.is_flat(source)
+            if flat:
+                with self.dump.open("xb") as target:
+                    _vmcore.unflatten(source, target)
+        if not flat:
+            raw.rename(self.dump)
+        os.chown(self.dump, os.geteuid(), os.getegid())
+        self.dump.chmod(0o600)
+        with self.dump.open("r+b") as dump:
+            try:
+                _vmcore.mend(dump)
+            except ValueError as error:
+                self.left_out.append(f"memory.vmcore: {error}")
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def _logs(self) -> None:
+        log = QEMU_LOGS / f"{self._wanted.name}.log"
+        if log.exists():
+            self._try("qemu.log", lambda: _end(log, LOG_END))
+        else:
+            self.left_out.append(f"qemu.log: there is no {log}")
+        words = [self._wanted.name, *([self._domain.uuid] if self._domain else [])]
+        self._try("libvirt.log", lambda: self._daemon_log(words))
+
+    def _daemon_log(self, words: list[str]) -> bytes:
+        """Return what libvirt's daemon logged of this domain: a log has other people's domains too."""
+        sources = daemon_logs([file.read_text(encoding="utf-8", errors="replace") for file in DAEMON_CONFIGURATIONS if file.exists()])
+        texts = [_end(Path(source), DAEMON_LOG_END).decode("utf-8", "replace") for source in sources if Path(source).exists()]
+        if not sources and Path("/run/systemd/system").is_dir():
+            texts.append(self._journal())
+        elif not texts:
+            self.left_out.append("libvirt.log: libvirt's daemon writes no log of its own; log_outputs in its configuration sets one")
+        lines = [line for text in texts for line in text.splitlines() if any(word in line for word in words)]
+        return "".join(f"{line}\n" for line in lines).encode()[-LOG_END:]
+
+    def _journal(self) -> str:
+        argv = ["journalctl", "--no-pager", "--quiet", "-b", "-o", "short-iso", "-u", "libvirtd", "-u", "virtqemud", "-n", "100000"]
+        code, out, err = self._run_command(argv)
+        if code != 0:
+            raise MayflyError("read the journal of", "libvirtd", err or out)
+        return out
+
+    def _consoles(self) -> None:
+        """Last: what was done above made the kernel talk. virtlogd begins a new file when one is full; the older ones are .0, .1, …"""
+        stamped = self._console.with_suffix(".stamped.log")  # the watcher's, with the time of each line
+        consoles = [self._console, *sorted(self._console.parent.glob(f"{self._console.name}.[0-9]")), stamped]
+        for console in consoles:
+            if console.exists():
+                shutil.copyfile(console, self.directory / console.name[len(self._wanted.name) + 1 :])
+
+    def _try(self, name: str, get: t.Callable[[], bytes]) -> None:
+        try:
+            self._write(name, get())
+        except (MayflyError, OSError, ValueError) as error:
+            self.missing[name] = str(error)
+
+    def _write(self, name: str, data: bytes) -> None:
+        if data:
+            (self.directory / name).write_bytes(data)
+
+
+def evidence_dir(paths: RunPaths) -> Path:
+    return paths.dir / "evidence"
+
+
+def has_screen(xml: str) -> bool:
+    """Tell whether libvirt's description, which is empty when the domain has just gone, has a video device."""
+    return bool(xml) and etree.fromstring(xml).find("devices/video") is not None
+
+
+def settled(size: t.Callable[[], int], before: int, patience: float) -> bool:
+    """Wait until something has grown and then rests; tell whether it has grown. Not longer than patience, if it does not rest."""
+    deadline = time.monotonic() + patience
+    last, since = before, time.monotonic()
+    while time.monotonic() < deadline:
+        now = size()
+        if now != last:
+            last, since = now, time.monotonic()
+        elif last != before and time.monotonic() - since >= SETTLED:
+            return True
+        time.sleep(POLL)
+    return last != before
+
+
+def daemon_logs(configurations: t.Iterable[str]) -> list[str]:
+    """Return the files that the daemons' configurations name."""
+    return [match[1] for text in configurations for match in _FILE_OUTPUT.finditer(text)]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _from(path: Path, offset: int) -> bytes:
+    """Return what was added since; all, when virtlogd has begun a new file."""
+    data = path.read_bytes() if path.exists() else b""
+    return data[offset:] if len(data) >= offset else data
+
+
+def _end(path: Path, size: int) -> bytes:
+    if not path.exists():
+        return b""
+    with path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+        return file.read(size)
+
+
+def _as_json(data: t.Any) -> bytes:
+    return (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
