@@ -99,6 +99,7 @@ ERRORS_KEPT = 20
 FAILURES_KEPT = 20  # of one script's assertions
 NUMBERS_KEPT = 100_000
 PROCESSES_SHOWN = 20
+LEFTOVERS_KEPT = 50
 STACK_SHOWN = 8
 
 RED = frozenset({"fail", "error", "timeout"})
@@ -293,6 +294,7 @@ def _read_tests(fields: Fields) -> dict[str, Any]:
     entries = [_read_entry(entry, fields.seconds("deadline")) for entry in fields.objects("tests", ENTRY_KEYS)]
     if not entries:
         raise RunnerError(f"{fields.where} needs 'tests' as a list with at least one test")
+    refuse_twice([entry.name for entry in entries if entry.glob is None])
     denied = [Denied(entry.get("test", str), entry.get("reason", str)) for entry in fields.objects("deny", ("test", "reason"))]
     return {
         "argv": [],
@@ -1142,6 +1144,17 @@ class UnittestParser(LineParser):
             events = [self._test(self._open, "timeout" if end.timed_out else "error", self._last)]
         return [*self._end_detail(), *events, *super().finish(end)]
 
+    def _end_detail(self) -> list[Event]:
+        """What was raised goes first: of a traceback it is what a person wants to know."""
+        raised, in_traceback = "", False
+        for line in self._detail_lines:
+            if in_traceback and line[:1] not in ("", " "):
+                raised, in_traceback = line, False
+            in_traceback = in_traceback or line == "Traceback (most recent call last):"
+        if raised:
+            self._detail_lines.insert(0, raised)
+        return super()._end_detail()
+
 
 def unittest_name(method: str, where: str) -> str:
     """Python 3.11 repeats the method in the brackets."""
@@ -1808,7 +1821,7 @@ class Capture:
         try:
             if self._file is None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = path.open("ab", buffering=0)
+                self._file = path.open("wb", buffering=0)
             written = self._file.write(data)
             if written is not None and written < len(data):
                 self._file.write(data[written:])  # what is left of the disk was taken; this fails and says so
@@ -2285,9 +2298,7 @@ def plan_cases(spec: Spec) -> tuple[list[Case], list[str]]:
         if others:
             remarks.append(f"{entry.glob} matches {len(others)} files that cannot be executed and are no tests: {', '.join(others[:5])}")
     names = [name for name, _argv, _entry in found]
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice:
-        raise RunnerError(f"the specification has tests of the same name: {', '.join(twice[:5])}; give each a name of its own")
+    refuse_twice(names)
     remarks += [f"nothing matches deny '{denied.pattern}'" for denied in spec.deny if not fnmatch.filter(names, denied.pattern)]
     chosen = choose(names, spec.select, spec.shard)
     directories = safe_names(names)
@@ -2296,6 +2307,12 @@ def plan_cases(spec: Spec) -> tuple[list[Case], list[str]]:
         for number, (name, argv, entry) in enumerate((one for one in found if one[0] in chosen), start=1)
     ]
     return cases, remarks
+
+
+def refuse_twice(names: list[str]) -> None:
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise RunnerError(f"the specification has tests of the same name: {', '.join(twice[:5])}; give each a name of its own")
 
 
 def glob_files(directory: Path, pattern: str) -> tuple[list[str], list[str]]:
@@ -2656,7 +2673,7 @@ class TestsSuite(Suite):
             return
         self._put_aside(case, len(attempts))
         attempts.append(self._attempt(case))
-        if attempts[-1].status in RED:
+        if attempts[-1].status in RED and len(attempts) <= self.spec.retries:
             self._wait_again(case, attempts)
         else:
             self._tell(case, attempts)
@@ -2702,7 +2719,7 @@ class TestsSuite(Suite):
             event["attempts"] = [attempt.summary() for attempt in attempts]
         leftovers = [leftover for attempt in attempts for leftover in attempt.leftovers]
         if leftovers:
-            event["leftovers"] = leftovers
+            event["leftovers"] = leftovers[:LEFTOVERS_KEPT]
         self._write(event)
 
     def _write(self, event: Event) -> None:
