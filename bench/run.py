@@ -21,9 +21,10 @@ import guests
 import inventory
 import job
 import login
+import runner
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = {"guests": guests.run, "inventory": inventory.run, "login": login.run, "job": job.run}
+BENCHMARKS = {"guests": guests.run, "inventory": inventory.run, "login": login.run, "job": job.run, "runner": runner.run}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -85,6 +85,7 @@ PROBE_LIMIT = 30.0
 LINE_LIMIT = 64 * 1024
 NAME_LIMIT = 1000
 MESSAGE_LIMIT = 32 * 1024
+ATTEMPT_MESSAGE_LIMIT = 4 * 1024
 MESSAGE_LINES = 200
 TAIL_LINES = 40
 CAPTURE_LIMIT = 16 * 1024 * 1024
@@ -421,6 +422,7 @@ TEST = re.compile(r"(not )?ok(?=\s|$)(?:\s+(\d{1,9})(?=\s|$))?\s*(.*)$")
 PLAN = re.compile(r"1\.\.(\d{1,9})\s*(?:#\s*(.*))?$")
 # TAP 12 says "SKIP\S*": Test::More and others write "Skipped:". A hash only counts after white space, unescaped.
 DIRECTIVE = re.compile(r"(?:^|(?<=\s))#\s*(SKIP\S*|TODO)(?=[\s:]|$)[\s:]*(.*)$", re.IGNORECASE)
+ESCAPED = re.compile(r"\\([\\#])")
 PLAN_REASON = re.compile(r"SKIP\S*\s*", re.IGNORECASE)
 BAIL_OUT = re.compile(r"\s*Bail out!\s*(.*)$", re.IGNORECASE)
 EXPLAINS_FIRST = re.compile(r"KTAP version |# selftests: ")  # the kernel's tests print diagnostics before the line
@@ -454,6 +456,8 @@ class TapParser:
         """Take one line without its end; return the events it completes."""
         if self._yaml_indent is not None and self._yaml_line(line):
             return []
+        if (test := TEST.match(line)) is not None:  # first, because nearly all lines are tests
+            return self._test(test, now)
         self._explains_first = self._explains_first or EXPLAINS_FIRST.match(line) is not None
         if (bail_out := BAIL_OUT.match(line)) is not None:
             return [*self.settle(), {"event": "bail_out", "reason": bail_out[1].strip()[:NAME_LIMIT]}]
@@ -461,8 +465,6 @@ class TapParser:
             self._indented_line(line)
         elif line.startswith("#"):
             self._comment(line)
-        elif (test := TEST.match(line)) is not None:
-            return self._test(test, now)
         elif (plan := PLAN.match(line)) is not None:
             return self._plan(plan)
         return []
@@ -555,10 +557,13 @@ class TapParser:
 
 def split_directive(text: str) -> tuple[str, str | None, str]:
     """Split what follows the number into name, directive (SKIP, TODO or None) and the directive's reason."""
-    match = DIRECTIVE.search(text)
-    name = text if match is None else text[: match.start()]
-    name = re.sub(r"^-(?:\s+|$)", "", name.strip()).strip()
-    name = re.sub(r"\\([\\#])", r"\1", name)[:NAME_LIMIT]
+    match = DIRECTIVE.search(text) if "#" in text else None
+    name = (text if match is None else text[: match.start()]).strip()
+    if name.startswith("-") and not name[1:2].strip():
+        name = name[1:].lstrip()
+    if "\\" in name:
+        name = ESCAPED.sub(r"\1", name)
+    name = name[:NAME_LIMIT]
     if match is None:
         return name, None, ""
     return name, match[1][:4].upper(), match[2].strip()[:NAME_LIMIT]
@@ -1985,8 +1990,7 @@ class Cgroup:
         limit = time.monotonic() + 1.0
         while True:
             try:
-                for directory in reversed(self._all()):
-                    directory.rmdir()
+                remove_cgroups(self._path)
                 return None
             except OSError as error:
                 if time.monotonic() >= limit:
@@ -1994,8 +1998,14 @@ class Cgroup:
             time.sleep(0.01)  # who was killed is counted until it is reaped, and nothing tells us of that
 
     def _all(self) -> list[Path]:
-        """It and the cgroups below it, parents first."""
+        """It and the cgroups below it."""
         return [Path(path) for path, _directories, _files in os.walk(self._path)]
+
+
+def remove_cgroups(path: Path) -> None:
+    """Remove a cgroup and those below it."""
+    for directory, _directories, _files in os.walk(path, topdown=False):
+        Path(directory).rmdir()
 
 
 def _words(path: Path) -> list[str]:
@@ -2032,7 +2042,7 @@ class Cgroups:
         base, self._base = self._base, None
         if base is not None:
             with contextlib.suppress(OSError):  # a process that cannot be killed is still there; it was reported
-                base.rmdir()
+                remove_cgroups(base)
 
     @staticmethod
     def _try(cgroup: Cgroup) -> None:
@@ -2439,7 +2449,7 @@ class Attempt:
     leftovers: list[str] = field(default_factory=list)
 
     def summary(self) -> Event:
-        return {"status": self.status, "duration": round(self.duration, 3), "message": self.message}
+        return {"status": self.status, "duration": round(self.duration, 3), "message": self.message[:ATTEMPT_MESSAGE_LIMIT]}
 
 
 def how_it_ended(end: End) -> str:
@@ -2450,7 +2460,7 @@ def judge_case(parser: Parser, tally: Tally, command: Command, deadline: str) ->
     """Make one status and one message of what a test did; deadline says which one ended it, if one did."""
     end, directive = command.end, None
     if command.errors:
-        status, lines = "error", command.errors
+        status, lines = "error", list(command.errors)
     elif end.timed_out:
         status, lines = "timeout", [f"{deadline} was reached; then there were:", *command.seen_hanging]
     elif isinstance(parser, ExitCodeParser):
@@ -2460,11 +2470,12 @@ def judge_case(parser: Parser, tally: Tally, command: Command, deadline: str) ->
     elif errors := tally.contradictions(parser, end):
         status, lines = "error", errors
     else:
-        status, lines = tally.status(), tally.skips
+        status, lines = tally.status(), []
     if status == "skip":
         directive = f"SKIP {tally.reason or ''.join(tally.skips[:1])}".strip()[:NAME_LIMIT]
     if status in RED:
         lines = [*lines, *_evidence(parser, tally, end)]
+    lines += tally.skips
     return Attempt(status, end.duration, clipped(lines), directive, command.leftovers)
 
 
