@@ -649,7 +649,7 @@ class LineParser:
         """What was told of one failed test at the end of the output."""
         number, lines = self._detail_number, self._detail_lines
         self._detail_number, self._detail_lines = None, []
-        while lines and not lines[-1].strip("-"):
+        while lines and not lines[-1]:
             lines.pop()
         return [{"event": "detail", "number": number, "message": clipped(lines)}] if number is not None and lines else []
 
@@ -1151,6 +1151,7 @@ class UnittestParser(LineParser):
 
     def _end_detail(self) -> list[Event]:
         """What was raised goes first: of a traceback it is what a person wants to know."""
+        self._detail_lines = [line for line in self._detail_lines if line != "-" * 70]
         raised, in_traceback = "", False
         for line in self._detail_lines:
             if in_traceback and line[:1] not in ("", " "):
@@ -1385,8 +1386,7 @@ class TestProgsParser(LineParser):
                 self._complain(f"the report says {said} {name}, the summary {printed}")
         for names, where, lacks in ((failed - self._failed, "report", "lines"), (self._failed - failed, "lines", "report")):
             if names:
-                some = ", ".join(sorted(names)[:3])
-                self._complain(f"the {where} say that {len(names)} failed which the {lacks} do not have as failed: {some}")
+                self._complain(f"{len(names)} failed by the {where} and not by the {lacks}: {', '.join(sorted(names)[:3])}")
 
 
 def read_test_progs(report: bytes) -> tuple[list[int], set[str]]:
