@@ -1034,8 +1034,8 @@ class UnittestParser(LineParser):
         if detail is not None:
             self._in_detail = True
             name, status = f"{unittest_name(detail[2], detail[3])} {detail[4]}".strip(), UNITTEST_RESULT[detail[1]][0]
-            outside = detail[2] in UNITTEST_FIXTURES and (status, name) not in self._red_numbers
-            self._begin_detail(status, UNITTEST_OUTSIDE if outside else name)
+            # Before Python 3.11, setUpClass and a second error of a test have a result without a name; the order is the same.
+            self._begin_detail(status, name if self._red_numbers.get((status, name)) else UNITTEST_OUTSIDE)
         return events
 
     def _feed(self, line: str, now: float) -> list[Event]:

@@ -67,20 +67,23 @@ def test_what_is_told_at_the_end_belongs_to_its_test(runner: ModuleType, version
     outcome = parse(runner, "unittest", (SAMPLES / f"unittest-details-{version}.txt").read_text(), 1)
     judged = judge(outcome, 1)
     assert (judged["status"], judged["errors"]) == ("failed", [])
-    messages = {(test["name"].removeprefix("test_rec."), test["status"]): test["message"].split("\n") for test in judged["tests"]}
-    first = {key: lines[0] for key, lines in messages.items() if key[1] != "pass"}
-    assert first == {
-        ("A.test_a", "fail"): "AssertionError: 1 != 2 : why",
-        ("A.test_asub (i=1)", "fail"): "AssertionError: 1 == 1",
-        ("A.test_b", "error"): "ValueError: x",
-        ("A.test_zdoc", "fail"): "AssertionError: doc",
-        ("T.test_t", "fail"): "AssertionError: both",
-        ("T.test_t", "error"): "OSError: down",
-        ("outside of a test" if version == "3.9" else "Z.setUpClass", "error"): "RuntimeError: no class",
-    }
-    assert messages["A.test_b", "error"][1] == "Traceback (most recent call last):"
-    assert messages["A.test_b", "error"][-1] == "second line"
-    assert messages["A.test_zdoc", "fail"][-1] == "AssertionError: doc"
+    red = [(test["name"].removeprefix("test_rec."), test["message"].split("\n")) for test in judged["tests"] if test["status"] != "pass"]
+    unnamed = "outside of a test" if version == "3.9" else None
+    assert sorted((name, lines[0]) for name, lines in red) == sorted(
+        [
+            ("A.test_a", "AssertionError: 1 != 2 : why"),
+            ("A.test_asub (i=1)", "AssertionError: 1 == 1"),
+            ("A.test_b", "ValueError: x"),
+            ("A.test_zdoc", "AssertionError: doc"),
+            ("T.test_t", "AssertionError: both"),
+            (unnamed or "T.test_t", "OSError: down"),
+            (unnamed or "Z.setUpClass", "RuntimeError: no class"),
+        ]
+    )
+    messages = dict(red)
+    assert messages["A.test_b"][1] == "Traceback (most recent call last):"
+    assert messages["A.test_b"][-1] == "second line"
+    assert messages["A.test_zdoc"][-1] == "AssertionError: doc"
 
 
 def test_a_test_that_prints_what_looks_like_details_hides_no_test(runner: ModuleType) -> None:
