@@ -1791,6 +1791,11 @@ class Capture:
             self._buffer, self._skipping = b"", True
         return texts
 
+    def make(self) -> None:
+        """Make the file before its first byte."""
+        if self._path is not None:
+            self._write(self._path, b"")
+
     def note(self, lines: list[str]) -> None:
         """Write down what the runner has to say, which the parser does not read."""
         if self._path is not None and self.error is None:
@@ -1826,7 +1831,9 @@ class Capture:
         try:
             if self._file is None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = path.open("wb", buffering=0)
+                # What the suite put there, a link or a pipe, is not written to.
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                self._file = os.fdopen(os.open(path, flags, 0o644), "wb", buffering=0)
             written = self._file.write(data)
             if written is not None and written < len(data):
                 self._file.write(data[written:])  # what is left of the disk was taken; this fails and says so
@@ -2573,11 +2580,16 @@ class CommandSuite(Suite):
         self.parser: Parser = PARSERS[spec.parser](spec.suite, self.started)
         self.command: Command | None = None
         self.report = Report(Path(spec.cwd or ".", spec.report)) if spec.report else None
-        for name in ("stdout.log", "stderr.log"):  # they are there even if nothing is printed
-            (directory / name).touch()
+
+    def skip(self, reason: str) -> None:
+        super().skip(reason)
+        for name in ("stdout.log", "stderr.log"):  # which whoever fetches them expects
+            (self.directory / name).touch()
 
     def run(self) -> None:
         self.command = Command(self.spec, self.spec.argv, self.loop, self.cgroups.new(), self.directory, self.spec.capture_limit)
+        self.command.stdout.make()
+        self.command.stderr.make()
         self._emit(self.parser.begin())
         try:
             self.command.run(self.limit, self.parser, self._emit)

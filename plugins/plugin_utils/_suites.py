@@ -54,9 +54,10 @@ def specification(suite: t.Mapping[str, t.Any], cwd: str | None = None, factor: 
 def check(suite: t.Mapping[str, t.Any]) -> None:
     """Raise InvalidInput if the runner would refuse this suite."""
     spec = specification(suite)
+    runner = load_runner()
     try:
-        _runner().read_spec(json.dumps(spec))
-    except _runner().RunnerError as error:
+        runner.read_spec(json.dumps(spec))
+    except runner.RunnerError as error:
         raise InvalidInput("Suite", suite["name"], str(error), _remedy(suite)) from error
 
 
@@ -92,7 +93,8 @@ def _without_nothing(value: t.Any) -> t.Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _runner() -> types.ModuleType:
+def load_runner() -> types.ModuleType:
+    """Return the runner as a module."""
     spec = importlib.util.spec_from_file_location("mayfly_suite_runner", RUNNER)
     if spec is None or spec.loader is None:
         raise ImportError(f"cannot import {RUNNER}")

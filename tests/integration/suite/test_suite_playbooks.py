@@ -294,13 +294,13 @@ def test_each_test_is_shown_and_its_logs_are_kept(site: Any) -> None:
 def test_a_hostile_test_gets_no_file_through_that_was_not_announced(local_site: Any) -> None:
     secret = local_site.directory / "secret"
     secret.write_text("of the controller")
-    bad = (
-        f"echo mine; cd ../out/tests; mkdir -p x/attempt-1; ln -sf {secret} x/stdout.log; ln -s / bad/stderr.log; echo y > bad/other.log; "
-        "mkdir ../../out/tests/bad/attempt-1; echo z > bad/attempt-1/stdout.log"
+    written = (
+        "echo mine; cd ../out; until test -s tests/{0}/stdout.log; do :; done 2>/dev/null; cd tests; "  # it is the runner who writes it
     )
+    bad = f"mkdir -p x bad/attempt-1; ln -s {secret} x/stdout.log; ln -s / bad/stderr.log; echo z | tee bad/x.log bad/attempt-1/stdout.log"
     tests = [
-        {"name": "bad", "command": bad},
-        {"name": "replaced", "command": f"echo x; cd ../out/tests/replaced; ln -sf {secret} stdout.log"},
+        {"name": "bad", "command": written.format("bad") + bad},
+        {"name": "replaced", "command": written.format("replaced") + f"ln -sf {secret} replaced/stdout.log"},
     ]
     code, output = local_site.run(local_site.suite(tests=tests))
     assert code == 0, output

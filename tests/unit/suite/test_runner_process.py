@@ -283,11 +283,24 @@ def test_garbage_and_endless_lines_are_survived(program: Any) -> None:
     assert not any(name.startswith("xxx") for name in names)
 
 
-def test_a_full_disk_is_told_and_does_not_end_the_suite(runner: ModuleType) -> None:
-    capture = runner.Capture(Path("/dev/full"), 1000)
+def test_a_full_disk_is_told_and_does_not_end_the_suite(runner: ModuleType, tmp_path: Path) -> None:
+    capture = runner.Capture(tmp_path / "stdout.log", 1000)
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        capture._file = full
+        assert capture.feed(b"ok 1\n") == ["ok 1"]
+        assert capture.feed(b"ok 2\n") == ["ok 2"]
+    assert capture.error == "stdout.log is incomplete: No space left on device"
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "file"])
+def test_what_was_put_in_the_place_of_a_log_is_not_written_to(runner: ModuleType, tmp_path: Path, kind: str) -> None:
+    path, other = tmp_path / "stdout.log", tmp_path / "other"
+    other.write_text("precious")
+    {"link": lambda: path.symlink_to(other), "pipe": lambda: os.mkfifo(path), "file": lambda: path.hardlink_to(other)}[kind]()
+    capture = runner.Capture(path, 1000)
     assert capture.feed(b"ok 1\n") == ["ok 1"]
-    assert capture.feed(b"ok 2\n") == ["ok 2"]
-    assert capture.error == "full is incomplete: No space left on device"
+    assert capture.error == "stdout.log is incomplete: File exists"
+    assert other.read_text() == "precious"
 
 
 def test_an_error_of_the_runner_itself_still_ends_the_suite(runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
