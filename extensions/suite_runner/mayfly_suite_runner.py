@@ -2372,7 +2372,7 @@ def safe_names(names: list[str]) -> dict[str, str]:
     result: dict[str, str] = {}
     used: set[str] = set()
     for number, name in enumerate(names, start=1):
-        safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name[:100]).lstrip("._-") or "test"
+        safe = re.sub(r"\.+", ".", re.sub(r"[^A-Za-z0-9._-]+", "_", name[:100])).lstrip("._-") or "test"
         while safe in used:
             safe = f"{safe}-{number}"
         used.add(safe)
