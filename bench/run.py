@@ -22,6 +22,7 @@ import inventory
 import job
 import login
 import report
+import runner
 import watch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "login": login.run,
     "job": job.run,
     "report": report.run,
+    "runner": runner.run,
     "watch": watch.run,
 }
 

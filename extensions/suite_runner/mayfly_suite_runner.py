@@ -6,12 +6,22 @@
     mayfly_suite_runner.py run   --spec spec.json --dir DIR    runs the suite and returns when it has ended
     mayfly_suite_runner.py start --spec spec.json --dir DIR    the same, detached; prints the runner's pid
 
-The specification is a JSON object: suite, command (a string for /bin/sh -c, or an argument list), parser (one of
-PARSERS), deadline (seconds), and optionally cwd, environment, user, capture_limit (bytes of output kept), and for junit
-and avocado report (the file with the results, relative to cwd).
+The specification is a JSON object: suite, parser, deadline (seconds), and optionally cwd, environment, user, requires and
+capture_limit (bytes kept of each output). A suite is one of two kinds:
 
-DIR gets events.jsonl, stdout.log and stderr.log; with start also runner.log and pid. The runner reports and judges
-nothing: a suite whose tests fail is a run that went well, and the exit status is 0.
+* One command, whose output one of PARSERS reads: command (a string for /bin/sh -c, or an argument list) and, for junit and
+  avocado, and if wanted test_progs, report (the file with the results, relative to cwd).
+* Many tests, with the parser "tests": tests is a list of {name, command, parser, deadline, requires} or, for a test from each
+  executable file, {glob, parser, deadline, requires}. Each is a process of its own and one event, whatever its parser counts.
+  fail_fast, retries, shard ("1/4"), select (patterns) and deny ({test, reason}) say which run, and how often.
+
+DIR gets events.jsonl, with start also runner.log and pid, and stdout.log and stderr.log, of each test in tests/<name>. The runner
+reports and judges nothing: a suite whose tests fail is a run that went well, and the exit status is 0.
+
+How a test of many is judged: at its deadline its processes are looked at, then it gets TERM, and KILL after a grace of some seconds.
+One whose assertions contradict themselves, its plan or its exit status is an error. What it leaves behind in its session or cgroup
+is named and ended. With retries, those that failed are run again after all others; flaky is who passes then. A shard is every n-th
+of the sorted names, so that all shards together are all tests, each once.
 
 How TAP is read (versions 12, 13 and 14):
 
@@ -24,7 +34,7 @@ How TAP is read (versions 12, 13 and 14):
 
 How the others are read: they emit a test as it ends, number tests as they come, and tell the plan at the end. It is the
 sum of what each part of the output promised. What is short of it, or contradicts its own summary or the exit status, is
-an error of the suite, never a pass.
+an error of the suite, never a pass. What is told of a test only at the end comes as a detail, an event of its own.
 
 * ktap: the tests are the leaves, named by the path of their "# Subtest:" names; a parent's line counts only if it failed
   and none of its subtests did. run_kselftest.sh ends with 0 whatever happens, so that is no contradiction.
@@ -34,7 +44,8 @@ an error of the suite, never a pass.
   line. An unexpected success is a failure, as it is for unittest; a failure outside of a test (setUpClass) is an error.
 * junit, avocado: the report is read when the suite has ended. It must have been written by this run, be a plain file of
   at most 16 MiB and have no document type.
-* test_progs: the tests are the leaves, as with ktap; its summary is the plan.
+* test_progs: the tests are the leaves, as with ktap; its summary is the plan. With a report, the file of its option -J, both must
+  tell the same: -J lists the failed tests only, and none when it is verbose.
 * cargo: every test program must end with its "test result", so --quiet, which names no tests, is an error.
 """
 
@@ -42,11 +53,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
+import fnmatch
+import gzip
 import json
 import os
 import pwd
 import re
 import selectors
+import shutil
 import signal
 import socket
 import stat
@@ -54,28 +69,39 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-VERSION = "1"
+VERSION = "2"
 
 GRACE = 5.0  # between TERM and KILL, and for what is left after KILL
 DRAIN = 1.0  # of silence, after which what holds on to our pipes is a process that left the session,
 DRAIN_LIMIT = 30.0  # and for one that is never silent
 PASS_SETTLES = 0.2  # a passed test is shown after this much silence,
 OTHER_SETTLES = 2.0  # any other waits longer for its diagnostics
+PROBE_LIMIT = 30.0
 LINE_LIMIT = 64 * 1024
 NAME_LIMIT = 1000
 MESSAGE_LIMIT = 32 * 1024
+ATTEMPT_MESSAGE_LIMIT = 4 * 1024
 MESSAGE_LINES = 200
 TAIL_LINES = 40
 CAPTURE_LIMIT = 16 * 1024 * 1024
+TEST_CAPTURE_LIMIT = 1024 * 1024  # of each output of one test of many,
+TESTS_CAPTURE_LIMIT = 256 * 1024 * 1024  # of all tests together,
+LATE_CAPTURE_LIMIT = 16 * 1024  # and of each output when that is used up
 REPORT_LIMIT = 16 * 1024 * 1024
+CONFIG_LIMIT = 4 * 1024 * 1024
 XML_PROLOGUE = 4096
 XML_DEPTH = 50
 ERRORS_KEPT = 20
+FAILURES_KEPT = 20  # of one script's assertions
+NUMBERS_KEPT = 100_000
+PROCESSES_SHOWN = 20
+LEFTOVERS_KEPT = 50
+STACK_SHOWN = 8
 
 RED = frozenset({"fail", "error", "timeout"})
 
@@ -88,10 +114,63 @@ class RunnerError(Exception):
 
 # --- specification ----------------------------------------------------------------------------------------------
 
+TESTS = "tests"  # what a suite of many tests has as its parser
+COMMON_KEYS = ("suite", "parser", "deadline", "cwd", "environment", "user", "capture_limit", "requires")
+COMMAND_KEYS = (*COMMON_KEYS, "command", "report")
+TESTS_KEYS = (*COMMON_KEYS, "tests", "fail_fast", "retries", "shard", "select", "deny")
+ENTRY_KEYS = ("name", "command", "glob", "parser", "deadline", "requires")
+NEED_KEYS = ("kernel", "config", "btf", "kvm", "devices", "memory_mib", "commands", "probes")
+
+KERNEL_NEED = re.compile(r"\s*(>=|<=|==|>|<)\s*(\d{1,4}(?:\.\d{1,6}){0,3})\s*$")
+CONFIG_NEED = re.compile(r"(CONFIG_\w+)(?:=(.+))?$")
+SHARD = re.compile(r"([1-9]\d{0,5})/([1-9]\d{0,5})$")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A command that tells by its exit status whether the guest has something."""
+
+    name: str
+    argv: list[str]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a suite or a test cannot do without."""
+
+    kernel: list[tuple[str, str]] = field(default_factory=list)  # comparison and version
+    config: list[tuple[str, str]] = field(default_factory=list)  # option and value; "" is y or m
+    btf: bool = False
+    kvm: bool = False
+    devices: list[str] = field(default_factory=list)
+    memory_mib: int = 0
+    commands: list[str] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the list of tests: a test, or the files of which each is one."""
+
+    name: str
+    argv: list[str]
+    glob: str | None
+    parser: str
+    deadline: float
+    needs: Needs = Needs()
+
+
+@dataclass(frozen=True)
+class Denied:
+    """Tests that must not run, and why."""
+
+    pattern: str
+    reason: str
+
 
 @dataclass(frozen=True)
 class Spec:
-    """What to run."""
+    """What to run: one command, or many tests."""
 
     suite: str
     argv: list[str]
@@ -102,6 +181,77 @@ class Spec:
     user: str | None = None
     capture_limit: int = CAPTURE_LIMIT
     report: str | None = None
+    needs: Needs = Needs()
+    tests: list[Entry] = field(default_factory=list)
+    fail_fast: bool = False
+    retries: int = 0
+    shard: tuple[int, int] = (1, 1)
+    select: list[str] = field(default_factory=list)
+    deny: list[Denied] = field(default_factory=list)
+
+
+_REQUIRED = object()
+
+
+class Fields:
+    """One object of the specification; what is wrong with a field is a RunnerError that names it."""
+
+    def __init__(self, raw: Any, where: str, known: Iterable[str]) -> None:
+        if not isinstance(raw, dict):
+            raise RunnerError(f"{where} is not a JSON object")
+        for key in sorted(set(raw) - set(known)):
+            raise RunnerError(f"{where} has an unknown key '{key}'")
+        self._raw = raw
+        self.where = where
+
+    def has(self, key: str) -> bool:
+        return self._raw.get(key) is not None
+
+    def get(self, key: str, kind: type, default: Any = _REQUIRED) -> Any:
+        value = self._raw.get(key)
+        if value is None and default is not _REQUIRED:
+            return default
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or value == "":
+            raise RunnerError(f"{self.where} needs '{key}' as a {kind.__name__}, not {value!r}")
+        return value
+
+    def count(self, key: str, highest: int) -> int:
+        number: int = self.get(key, int, 0)
+        if not 0 <= number <= highest:
+            raise RunnerError(f"{self.where} needs '{key}' as a number from 0 to {highest}, not {number}")
+        return number
+
+    def seconds(self, key: str, default: float | None = None) -> float:
+        value = self._raw.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            raise RunnerError(f"{self.where} needs '{key}' as a positive number of seconds, not {value!r}")
+        return float(value)
+
+    def texts(self, key: str) -> list[str]:
+        values: list[str] = self.get(key, list, [])
+        if not all(isinstance(value, str) and value for value in values):
+            raise RunnerError(f"{self.where} needs '{key}' as a list of strings, not {values!r}")
+        return values
+
+    def objects(self, key: str, known: Iterable[str]) -> list[Fields]:
+        return [Fields(raw, f"{self.where}: {key}[{index}]", known) for index, raw in enumerate(self.get(key, list, []))]
+
+    def object(self, key: str, known: Iterable[str]) -> Fields:
+        return Fields(self._raw.get(key) or {}, f"{self.where}: {key}", known)
+
+    def argv(self, key: str) -> list[str]:
+        command = self._raw.get(key)
+        if isinstance(command, str) and command.strip():
+            return ["/bin/sh", "-c", command]
+        if isinstance(command, list) and command and all(isinstance(word, str) for word in command):
+            return command
+        raise RunnerError(f"{self.where} needs '{key}' as a string or a list of strings, not {command!r}")
+
+    def parser(self, default: Any = _REQUIRED) -> str:
+        name: str = self.get("parser", str, default)
+        if name not in PARSERS:
+            raise RunnerError(f"{self.where} names an unknown parser '{name}'; there are {', '.join(PARSERS)} and {TESTS}")
+        return name
 
 
 def read_spec(text: str) -> Spec:
@@ -110,60 +260,101 @@ def read_spec(text: str) -> Spec:
         raw = json.loads(text)
     except ValueError as error:
         raise RunnerError(f"the specification is not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise RunnerError("the specification is not a JSON object")
-    known = {"suite", "command", "parser", "deadline", "cwd", "environment", "user", "capture_limit", "report"}
-    for key in sorted(set(raw) - known):
-        raise RunnerError(f"the specification has an unknown key '{key}'")
-    environment = _checked(raw, "environment", dict, {})
-    report = _checked(raw, "report", str, None)
-    if (report is not None) != (raw.get("parser") in REPORTS):
-        raise RunnerError(f"the specification needs 'report' with the parsers {', '.join(sorted(REPORTS))}, and only with them")
-    return Spec(
-        suite=_checked(raw, "suite", str),
-        argv=_argv(raw.get("command")),
-        parser=_parser_name(raw),
-        deadline=_deadline(raw),
-        cwd=_checked(raw, "cwd", str, None),
-        environment={str(name): str(value) for name, value in environment.items()},
-        user=_checked(raw, "user", str, None),
-        capture_limit=_checked(raw, "capture_limit", int, CAPTURE_LIMIT),
-        report=report,
+    many = isinstance(raw, dict) and raw.get("parser") == TESTS
+    fields = Fields(raw, "the specification", TESTS_KEYS if many else COMMAND_KEYS)
+    environment = fields.get("environment", dict, {})
+    common = {
+        "suite": fields.get("suite", str),
+        "deadline": fields.seconds("deadline"),
+        "cwd": fields.get("cwd", str, None),
+        "environment": {str(name): str(value) for name, value in environment.items()},
+        "user": fields.get("user", str, None),
+        "capture_limit": fields.get("capture_limit", int, TEST_CAPTURE_LIMIT if many else CAPTURE_LIMIT),
+        "needs": read_needs(fields),
+    }
+    return Spec(**common, **(_read_tests(fields) if many else _read_command(fields)))
+
+
+def _read_command(fields: Fields) -> dict[str, Any]:
+    parser, report = fields.parser(), fields.get("report", str, None)
+    if (parser in REPORTS and report is None) or (report is not None and parser not in (*REPORTS, *REPORT_WELCOME)):
+        raise RunnerError(
+            f"{fields.where} needs 'report' with the parsers {', '.join(sorted(REPORTS))}, "
+            f"and may have it with {', '.join(sorted(REPORT_WELCOME))}"
+        )
+    return {"argv": fields.argv("command"), "parser": parser, "report": report}
+
+
+def _read_tests(fields: Fields) -> dict[str, Any]:
+    retries, fail_fast = fields.count("retries", 100), fields.get("fail_fast", bool, False)
+    if retries and fail_fast:
+        raise RunnerError(f"{fields.where} has both 'retries' and 'fail_fast'; a test that is tried again cannot end the suite at once")
+    shard = SHARD.match(fields.get("shard", str, "1/1"))
+    if shard is None or int(shard[1]) > int(shard[2]):
+        raise RunnerError(f"{fields.where} needs 'shard' as '<number>/<of how many>', such as '1/4', not {fields.get('shard', str)!r}")
+    entries = [_read_entry(entry, fields.seconds("deadline")) for entry in fields.objects("tests", ENTRY_KEYS)]
+    if not entries:
+        raise RunnerError(f"{fields.where} needs 'tests' as a list with at least one test")
+    refuse_twice([entry.name for entry in entries if entry.glob is None])
+    denied = [Denied(entry.get("test", str), entry.get("reason", str)) for entry in fields.objects("deny", ("test", "reason"))]
+    return {
+        "argv": [],
+        "parser": TESTS,
+        "tests": entries,
+        "fail_fast": fail_fast,
+        "retries": retries,
+        "shard": (int(shard[1]), int(shard[2])),
+        "select": fields.texts("select"),
+        "deny": denied,
+    }
+
+
+def _read_entry(fields: Fields, deadline: float) -> Entry:
+    parser = fields.parser("exit_code")
+    if parser in REPORTS:
+        raise RunnerError(f"{fields.where} has the parser '{parser}', which reads a file; that is for a suite of one command")
+    glob: str | None = fields.get("glob", str, None)
+    if glob is None:
+        argv = fields.argv("command")
+        name = fields.get("name", str, argv[2] if argv[:2] == ["/bin/sh", "-c"] and len(argv) == 3 else " ".join(argv))
+    else:
+        argv, name = [], ""
+        if fields.has("command") or fields.has("name"):
+            raise RunnerError(f"{fields.where} has a 'glob', whose files are commands and have names: leave 'command' and 'name' out")
+        if glob.startswith("/") or ".." in glob.split("/"):
+            raise RunnerError(f"{fields.where} needs 'glob' as a pattern below the suite's directory, not {glob!r}")
+    if len(name) > NAME_LIMIT or not name.isprintable():
+        raise RunnerError(f"{fields.where} needs 'name' as at most {NAME_LIMIT} printable characters, not {name[:80]!r}")
+    return Entry(name, argv, glob, parser, fields.seconds("deadline", deadline), read_needs(fields))
+
+
+def read_needs(fields: Fields) -> Needs:
+    """Read what is below requires."""
+    needs = fields.object("requires", NEED_KEYS)
+    return Needs(
+        kernel=[_kernel_need(needs, part) for part in needs.get("kernel", str).split(",")] if needs.has("kernel") else [],
+        config=[_config_need(needs, text) for text in needs.texts("config")],
+        btf=needs.get("btf", bool, False),
+        kvm=needs.get("kvm", bool, False),
+        devices=needs.texts("devices"),
+        memory_mib=needs.count("memory_mib", 2**40),
+        commands=needs.texts("commands"),
+        probes=[Probe(probe.get("name", str), probe.argv("command")) for probe in needs.objects("probes", ("name", "command"))],
     )
 
 
-_REQUIRED = object()
+def _kernel_need(fields: Fields, text: str) -> tuple[str, str]:
+    match = KERNEL_NEED.match(text)
+    if match is None:
+        raise RunnerError(f"{fields.where} needs 'kernel' as comparisons, such as '>=5.15' or '>=5.15,<6.9', not {text!r}")
+    return match[1], match[2]
 
 
-def _checked(raw: dict[str, Any], key: str, kind: type, default: Any = _REQUIRED) -> Any:
-    value = raw.get(key)
-    if value is None and default is not _REQUIRED:
-        return default
-    if not isinstance(value, kind) or isinstance(value, bool) or value == "":
-        raise RunnerError(f"the specification needs '{key}' as a {kind.__name__}, not {value!r}")
-    return value
-
-
-def _argv(command: Any) -> list[str]:
-    if isinstance(command, str) and command.strip():
-        return ["/bin/sh", "-c", command]
-    if isinstance(command, list) and command and all(isinstance(word, str) for word in command):
-        return command
-    raise RunnerError(f"the specification needs 'command' as a string or a list of strings, not {command!r}")
-
-
-def _parser_name(raw: dict[str, Any]) -> str:
-    name: str = _checked(raw, "parser", str)
-    if name not in PARSERS:
-        raise RunnerError(f"the specification names an unknown parser '{name}'; there are {', '.join(PARSERS)}")
-    return name
-
-
-def _deadline(raw: dict[str, Any]) -> float:
-    value = raw.get("deadline")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise RunnerError(f"the specification needs 'deadline' as a positive number of seconds, not {value!r}")
-    return float(value)
+def _config_need(fields: Fields, text: str) -> tuple[str, str]:
+    match = CONFIG_NEED.match(text)
+    if match is None:
+        raise RunnerError(f"{fields.where} needs 'config' as options, such as CONFIG_BPF or CONFIG_TUN=m, not {text!r}")
+    return match[1], match[2] or ""
 
 
 # --- parsers ----------------------------------------------------------------------------------------------------
@@ -232,6 +423,7 @@ NUMBER_DIGITS = 9  # a test of a higher number is none of a plan; only these are
 PLAN = re.compile(r"1\.\.(\d{1,9})\s*(?:#\s*(.*))?$")
 # TAP 12 says "SKIP\S*": Test::More and others write "Skipped:". A hash only counts after white space, unescaped.
 DIRECTIVE = re.compile(r"(?:^|(?<=\s))#\s*(SKIP\S*|TODO)(?=[\s:]|$)[\s:]*(.*)$", re.IGNORECASE)
+ESCAPED = re.compile(r"\\([\\#])")
 PLAN_REASON = re.compile(r"SKIP\S*\s*", re.IGNORECASE)
 BAIL_OUT = re.compile(r"\s*Bail out!\s*(.*)$", re.IGNORECASE)
 EXPLAINS_FIRST = re.compile(r"KTAP version |# selftests: ")  # the kernel's tests print diagnostics before the line
@@ -265,6 +457,8 @@ class TapParser:
         """Take one line without its end; return the events it completes."""
         if self._yaml_indent is not None and self._yaml_line(line):
             return []
+        if (test := TEST.match(line)) is not None:  # first, because nearly all lines are tests
+            return self._test(test, now)
         self._explains_first = self._explains_first or EXPLAINS_FIRST.match(line) is not None
         if (bail_out := BAIL_OUT.match(line)) is not None:
             return [*self.settle(), {"event": "bail_out", "reason": bail_out[1].strip()[:NAME_LIMIT]}]
@@ -272,8 +466,6 @@ class TapParser:
             self._indented_line(line)
         elif line.startswith("#"):
             self._comment(line)
-        elif (test := TEST.match(line)) is not None:
-            return self._test(test, now)
         elif (plan := PLAN.match(line)) is not None:
             return self._plan(plan)
         return []
@@ -368,10 +560,13 @@ class TapParser:
 
 def split_directive(text: str) -> tuple[str, str | None, str]:
     """Split what follows the number into name, directive (SKIP, TODO or None) and the directive's reason."""
-    match = DIRECTIVE.search(text)
-    name = text if match is None else text[: match.start()]
-    name = re.sub(r"^-(?:\s+|$)", "", name.strip()).strip()
-    name = re.sub(r"\\([\\#])", r"\1", name)[:NAME_LIMIT]
+    match = DIRECTIVE.search(text) if "#" in text else None
+    name = (text if match is None else text[: match.start()]).strip()
+    if name.startswith("-") and not name[1:2].strip():
+        name = name[1:].lstrip()
+    if "\\" in name:
+        name = ESCAPED.sub(r"\1", name)
+    name = name[:NAME_LIMIT]
     if match is None:
         return name, None, ""
     return name, match[1][:4].upper(), match[2].strip()[:NAME_LIMIT]
@@ -417,6 +612,9 @@ class LineParser:
         self.errors: list[str] = []
         self._last = now
         self._red = False  # a test failed
+        self._red_numbers: dict[tuple[str, str], list[int]] = {}  # by status and name, until their details come
+        self._detail_number: int | None = None
+        self._detail_lines: list[str] = []
         self._reason: str | None = None  # why nothing was planned
         self._remarks: deque[str] = deque(maxlen=TAIL_LINES)  # lines since the last test
 
@@ -450,11 +648,29 @@ class LineParser:
         if len(self.errors) < ERRORS_KEPT:
             self.errors.append(error[:NAME_LIMIT])
 
+    def _end_detail(self) -> list[Event]:
+        """What was told of one failed test at the end of the output."""
+        number, lines = self._detail_number, self._detail_lines
+        self._detail_number, self._detail_lines = None, []
+        while lines and not lines[-1]:
+            lines.pop()
+        return [{"event": "detail", "number": number, "message": clipped(lines)}] if number is not None and lines else []
+
+    def _begin_detail(self, status: str, name: str) -> None:
+        numbers = self._red_numbers.get((status, name))
+        self._detail_number = numbers.pop(0) if numbers else None
+
+    def _detail_line(self, line: str) -> None:
+        if len(self._detail_lines) < MESSAGE_LINES:
+            self._detail_lines.append(line[:2000])
+
     def _test(self, name: str, status: str, now: float, directive: str | None = None, said: str = "") -> Event:
         self.seen += 1
         self._red = self._red or status in RED
         message = clipped([*self._remarks, *([said] if said else [])]) if status in RED else ""
         event = test_event(self.seen, name[:NAME_LIMIT], status, now - self._last, directive, message)
+        if status in RED:
+            self._red_numbers.setdefault((status, name), []).append(self.seen)
         self._remarks.clear()
         self._last = now
         return event
@@ -783,6 +999,8 @@ UNITTEST_RESULT = {  # status, and what the summary counts it as
     "unexpected success": ("fail", "unexpected successes"),
 }
 UNITTEST_FIXTURES = frozenset({"setUpClass", "tearDownClass", "setUpModule", "tearDownModule"})
+UNITTEST_RULE = "=" * 70  # above what is told of a failed test
+UNITTEST_OUTSIDE = "outside of a test"
 
 
 class UnittestParser(LineParser):
@@ -795,6 +1013,8 @@ class UnittestParser(LineParser):
         self._heading: str | None = None  # a test whose docstring is on the next line
         self._missing = 0
         self._ran: int | None = None
+        self._ruled = False  # the line before was a rule,
+        self._in_detail = False  # and what follows is about a failed test
         self._begin_program()
 
     def _begin_program(self) -> None:
@@ -809,6 +1029,21 @@ class UnittestParser(LineParser):
         self._resolved: set[str] = set()
 
     def feed(self, line: str, now: float) -> list[Event]:
+        ruled, self._ruled = self._ruled, line == UNITTEST_RULE
+        if self._in_detail and not self._ruled and UNITTEST_RAN.match(line) is None:
+            self._detail_line(line)
+            return []
+        self._in_detail = False
+        detail = UNITTEST_DETAIL.match(line) if ruled else None
+        events = [*self._end_detail(), *self._feed(line, now)]
+        if detail is not None:
+            self._in_detail = True
+            name, status = f"{unittest_name(detail[2], detail[3])} {detail[4]}".strip(), UNITTEST_RESULT[detail[1]][0]
+            # Before Python 3.11, setUpClass and a second error of a test have a result without a name; the order is the same.
+            self._begin_detail(status, name if self._red_numbers.get((status, name)) else UNITTEST_OUTSIDE)
+        return events
+
+    def _feed(self, line: str, now: float) -> list[Event]:
         heading, self._heading = self._heading, None
         if (ran := UNITTEST_RAN.match(line)) is not None:
             self._ran = int(ran[1])
@@ -856,7 +1091,7 @@ class UnittestParser(LineParser):
         status = UNITTEST_STATUS.match(text)
         if status is not None and (self._open is not None or status[1] != "ok"):
             name, self._open = self._open, None
-            return [self._result(name or "outside of a test", status[1], now)]
+            return [self._result(name or UNITTEST_OUTSIDE, status[1], now)]
         if self._open is not None and text.strip("-="):  # else it is empty, or where the results end
             self._printed = text[-NAME_LIMIT:]
             self._remarks.append(text)
@@ -917,7 +1152,19 @@ class UnittestParser(LineParser):
         events = []
         if self._open is not None and not self._has_subtests and UNITTEST_STATUS.search(self._printed) is None:
             events = [self._test(self._open, "timeout" if end.timed_out else "error", self._last)]
-        return [*events, *super().finish(end)]
+        return [*self._end_detail(), *events, *super().finish(end)]
+
+    def _end_detail(self) -> list[Event]:
+        """What was raised goes first: of a traceback it is what a person wants to know."""
+        self._detail_lines = [line for line in self._detail_lines if line != "-" * 70]
+        raised, in_traceback = "", False
+        for line in self._detail_lines:
+            if in_traceback and line[:1] not in ("", " "):
+                raised, in_traceback = line, False
+            in_traceback = in_traceback or line == "Traceback (most recent call last):"
+        if raised:
+            self._detail_lines.insert(0, raised)
+        return super()._end_detail()
 
 
 def unittest_name(method: str, where: str) -> str:
@@ -930,6 +1177,7 @@ CARGO_TEST = re.compile(r"test (.+?) \.\.\. ?(.*)$")
 CARGO_STATUS = re.compile(r"(ok|FAILED|ignored|bench:)(?:, (.*)| <[\d.]+s>|  +[\d,.]+ .*| \(.*\))?$")
 CARGO_GLUED = re.compile(r"(ok|FAILED)$")
 CARGO_END = re.compile(r"test result: (ok|FAILED)\. (\d{1,9}) passed; (\d{1,9}) failed; (\d{1,9}) ignored; (\d{1,9}) measured; ")
+CARGO_DETAIL = re.compile(r"---- (.+) (?:stdout|stderr) ----$")
 CARGO_RESULT = {"ok": "pass", "FAILED": "fail", "ignored": "skip", "bench:": "pass"}
 
 
@@ -942,8 +1190,24 @@ class CargoParser(LineParser):
         self._printed = ""
         self._counts: Counter[str] = Counter()  # of this program
         self._in_program = False
+        self._in_failures = False  # where each failed test has what it printed
+        self._in_detail = False
 
     def feed(self, line: str, now: float) -> list[Event]:
+        if line == "failures:" and self._in_program and self._open is None:
+            self._in_failures, self._in_detail = True, False
+            return self._end_detail()
+        if self._in_failures and (detail := CARGO_DETAIL.match(line)) is not None:
+            events = self._end_detail()
+            self._in_detail = True
+            self._begin_detail("fail", detail[1])
+            return events
+        if self._in_detail and CARGO_END.match(line) is None:
+            self._detail_line(line)
+            return []
+        return [*self._end_detail(), *self._feed(line, now)]
+
+    def _feed(self, line: str, now: float) -> list[Event]:
         if (start := CARGO_START.match(line)) is not None:
             self._start(int(start[1]))
             return []
@@ -1000,7 +1264,7 @@ class CargoParser(LineParser):
             self._complain("a test program ended that never began")
         if (end[1] == "FAILED") != bool(self._counts["FAILED"]):
             self._complain(f"the result is {end[1]}, but the lines are not")
-        self._in_program = False
+        self._in_program = self._in_failures = self._in_detail = False
 
     def _conclude(self, end: End) -> None:
         if self._in_program and not end.timed_out:
@@ -1011,12 +1275,13 @@ class CargoParser(LineParser):
         events = []
         if self._open is not None:
             events = [self._test(self._open, "timeout" if end.timed_out else "error", self._last)]
-        return [*events, *super().finish(end)]
+        return [*self._end_detail(), *events, *super().finish(end)]
 
 
-TEST_PROGS_TEST = re.compile(r"#(\d{1,6})(?:/(\d{1,6}))?\s+(\S.*?):(OK|FAIL|SKIP)$")
+TEST_PROGS_TEST = re.compile(r"#(\d{1,6})(?:/(\d{1,6}))?\s+(\S.*?):(OK|FAIL|SKIP)(?: \(SKIP: \d{1,6}/\d{1,6}\))?$")
 TEST_PROGS_END = re.compile(r"Summary: (\d{1,9})/(\d{1,9}) PASSED, (\d{1,9}) SKIPPED, (\d{1,9}) FAILED$")
 TEST_PROGS_STATUS = {"OK": "pass", "FAIL": "fail", "SKIP": "skip"}
+TEST_PROGS_COUNTS = ("success", "success_subtest", "skipped", "failed")  # of the report, in the order of the summary
 
 
 class TestProgsParser(LineParser):
@@ -1024,6 +1289,8 @@ class TestProgsParser(LineParser):
 
     def __init__(self, suite: str, now: float) -> None:
         super().__init__(suite, now)
+        self._failed: set[str] = set()
+        self._summaries: list[tuple[int, ...]] = []
         self._begin_program()
 
     def _begin_program(self) -> None:
@@ -1051,6 +1318,7 @@ class TestProgsParser(LineParser):
         self._subtests.setdefault(test[1], []).append(status)
         self._subtests_seen[status] += 1
         self._once(f"{test[1]}/{test[2]}")
+        self._note_failed(test)
         return [self._test(test[3], status, now)]
 
     def _parent(self, test: re.Match[str], now: float) -> list[Event]:
@@ -1059,6 +1327,7 @@ class TestProgsParser(LineParser):
         subtests = self._subtests.pop(test[1], [])
         self._tests[status] += 1
         self._once(test[1])
+        self._note_failed(test)
         if status == "pass" and "fail" in subtests:
             self._complain(f"it is OK, but a subtest of it failed: {test[3]}")
         if subtests and not (status == "fail" and "fail" not in subtests):
@@ -1066,13 +1335,18 @@ class TestProgsParser(LineParser):
             return []
         return [self._test(test[3], status, now)]
 
+    def _note_failed(self, test: re.Match[str]) -> None:
+        if test[4] == "FAIL":
+            self._failed.add(test[3])
+
     def _once(self, number: str) -> None:
         if number in self._numbers:
             self._complain(f"test number {number} was reported twice")
         self._numbers.add(number)
 
     def _end(self, end: re.Match[str]) -> None:
-        passed, subtests_passed, _skipped, failed = (int(count) for count in end.groups())
+        passed, subtests_passed, skipped, failed = (int(count) for count in end.groups())
+        self._summaries.append((passed, subtests_passed, skipped, failed))
         # A skipped test counts as passed there, and before 5.18 a failed subtest as a failed test.
         good, bad = self._tests["pass"] + self._tests["skip"], self._tests["fail"]
         good_subtests = self._subtests_seen["pass"]
@@ -1095,7 +1369,48 @@ class TestProgsParser(LineParser):
             self._lost_parents()
             if self._numbers or self._repeating:
                 self._complain("a test program ended without its summary")
+            self._compare_report(end)
         self._compare_exit(end)
+
+    def _compare_report(self, end: End) -> None:
+        """What the option -J wrote has counts, and names of what failed."""
+        if end.report is None:
+            if end.report_error is not None:
+                self._complain(f"the report cannot be used: {end.report_error}")
+            return
+        try:
+            counts, failed = read_test_progs(end.report)
+        except (ValueError, RecursionError) as error:
+            self._complain(f"the report cannot be used: {error}")
+            return
+        if len(self._summaries) != 1:
+            self._complain(f"the report is of one test program, but {len(self._summaries)} summaries were printed")
+            return
+        for name, said, printed in zip(TEST_PROGS_COUNTS, counts, self._summaries[0]):
+            if said != printed:
+                self._complain(f"the report says {said} {name}, the summary {printed}")
+        for names, where, lacks in ((failed - self._failed, "report", "lines"), (self._failed - failed, "lines", "report")):
+            if names:
+                self._complain(f"{len(names)} failed by the {where} and not by the {lacks}: {', '.join(sorted(names)[:3])}")
+
+
+def read_test_progs(report: bytes) -> tuple[list[int], set[str]]:
+    """The counts of a report of test_progs, and the names of failed tests and subtests; ValueError if it is none."""
+    # It is not quite JSON: control characters are written as they are, and \\' for a quotation mark.
+    content = json.loads(report.decode("utf-8", "replace").replace("\\'", "'"), strict=False)
+    tests = content.get("results") if isinstance(content, dict) else None
+    if not isinstance(tests, list) or not all(isinstance(test, dict) for test in tests):
+        raise ValueError("it has no list of results")
+    counts = [content.get(name) for name in TEST_PROGS_COUNTS]
+    if not all(isinstance(count, int) and not isinstance(count, bool) for count in counts):
+        raise ValueError(f"it has not each of the counts {', '.join(TEST_PROGS_COUNTS)}")
+    failed = {str(test.get("name")) for test in tests if test.get("failed") is True}
+    for test in tests:
+        subtests = test.get("subtests") or []
+        if not isinstance(subtests, list) or not all(isinstance(subtest, dict) for subtest in subtests):
+            raise ValueError("it has subtests that are no list of objects")
+        failed |= {f"{test.get('name')}/{subtest.get('name')}" for subtest in subtests if subtest.get("failed") is True}
+    return counts, failed
 
 
 class ReportParser(LineParser):
@@ -1311,24 +1626,145 @@ PARSERS: dict[str, Callable[[str, float], Parser]] = {
     "exit_code": ExitCodeParser,
 }
 REPORTS = frozenset({"junit", "avocado"})  # of a file, not of output
+REPORT_WELCOME = frozenset({"test_progs"})  # of output, and of a file if there is one
+
+
+# --- needs ------------------------------------------------------------------------------------------------------
+
+KVM_CREATE_VM = 0xAE01
+RELEASE = re.compile(r"\d+(?:\.\d+)*")
+
+
+class Guest:
+    """What the guest has; read when it is asked for, the kernel's configuration once."""
+
+    def __init__(self, spec: Spec, probe: Callable[[Probe], str | None], root: Path = Path("/")) -> None:
+        self._root = root
+        self._path = spec.environment.get("PATH") or os.environ.get("PATH", os.defpath)
+        self._probe = probe
+        self._probed: dict[str, str | None] = {}
+        self._config: dict[str, str] | str | None = None
+        self.release = os.uname().release
+
+    def unmet(self, needs: Needs) -> list[str]:
+        """Name each need that is not met, with what was found instead."""
+        misfits = [f"{how}{version}" for how, version in needs.kernel if not kernel_fits(self.release, how, version)]
+        lacks = [f"kernel {wanted}: it is {self.release}" for wanted in misfits]
+        if needs.config:
+            lacks += config_lacks(needs.config, self._read_config())
+        if needs.btf and not (self._root / "sys/kernel/btf/vmlinux").exists():
+            lacks.append("BTF: there is no /sys/kernel/btf/vmlinux")
+        if needs.kvm:
+            lacks += self._kvm()
+        lacks += [f"device {path}: {why}" for path in needs.devices if (why := self._device(path)) is not None]
+        if needs.memory_mib:
+            lacks += self._memory(needs.memory_mib)
+        lacks += [f"command {name}: not found" for name in needs.commands if shutil.which(name, path=self._path) is None]
+        lacks += [f"probe {probe.name}: {why}" for probe in needs.probes if (why := self._run_probe(probe)) is not None]
+        return lacks
+
+    def _read_config(self) -> dict[str, str] | str:
+        """The kernel's configuration, or why it is not known."""
+        if self._config is None:
+            self._config = self._find_config()
+        return self._config
+
+    def _find_config(self) -> dict[str, str] | str:
+        files = (self._root / "proc/config.gz", self._root / "boot" / f"config-{self.release}")
+        for path in files:
+            try:
+                with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                    return parse_config(file.read(CONFIG_LIMIT).decode("utf-8", "replace"))
+            except FileNotFoundError:
+                continue
+            except (OSError, EOFError) as error:
+                return f"{path} cannot be read: {error}"
+        return f"neither {files[0]} nor {files[1]} is there"
+
+    def _kvm(self) -> list[str]:
+        """Whether a virtual machine can be made; that the file is there says little."""
+        try:
+            device = os.open(self._root / "dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            return [f"KVM: /dev/kvm: {error.strerror}"]
+        try:
+            os.close(fcntl.ioctl(device, KVM_CREATE_VM, 0))
+        except OSError as error:
+            return [f"KVM: no virtual machine can be made: {error.strerror}"]
+        finally:
+            os.close(device)
+        return []
+
+    def _device(self, path: str) -> str | None:
+        try:
+            mode = Path(path).stat().st_mode
+        except OSError as error:
+            return error.strerror
+        return None if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "it is no device"
+
+    def _memory(self, wanted: int) -> list[str]:
+        try:
+            text = (self._root / "proc/meminfo").read_text()
+        except OSError as error:
+            return [f"memory {wanted} MiB: /proc/meminfo: {error.strerror}"]
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
+        if found is None:
+            return [f"memory {wanted} MiB: the kernel does not say how much is available"]
+        available = int(found[1]) // 1024
+        return [] if available >= wanted else [f"memory {wanted} MiB: {available} MiB are available"]
+
+    def _run_probe(self, probe: Probe) -> str | None:
+        """Run a probe, once in a suite."""
+        key = json.dumps(probe.argv)
+        if key not in self._probed:
+            self._probed[key] = self._probe(probe)
+        return self._probed[key]
+
+
+def kernel_fits(release: str, how: str, wanted: str) -> bool:
+    """Compare by as many numbers as are wanted: 6.1.55 is ==6.1 and not >6.1."""
+    match = RELEASE.match(release)
+    if match is None:
+        return False
+    want = [int(part) for part in wanted.split(".")]
+    have = ([int(part) for part in match[0].split(".")] + [0] * len(want))[: len(want)]
+    return {">=": have >= want, "<=": have <= want, "==": have == want, ">": have > want, "<": have < want}[how]
+
+
+def parse_config(text: str) -> dict[str, str]:
+    pairs = (line.split("=", 1) for line in text.split("\n") if line.startswith("CONFIG_") and "=" in line)
+    return {name: value.strip().strip('"') for name, value in pairs}
+
+
+def config_lacks(wanted: list[tuple[str, str]], config: dict[str, str] | str) -> list[str]:
+    if isinstance(config, str):
+        return [f"{name}: it is not known how the kernel was built: {config}" for name, _value in wanted]
+    lacks = []
+    for name, value in wanted:
+        have = config.get(name, "n")  # an option that is not set is not listed, or a comment
+        if have != value.strip('"') if value else have not in ("y", "m"):
+            lacks.append(f"{name}{'=' if value else ''}{value}: it is {have}")
+    return lacks
 
 
 # --- files ------------------------------------------------------------------------------------------------------
 
 
 class EventLog:
-    """events.jsonl: one JSON object a line, each written out at once."""
+    """events.jsonl: one JSON object a line, written out at once with those that came with it."""
 
     def __init__(self, path: Path) -> None:
         # Exclusive: events of an earlier run must never be read as events of this one.
-        self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644), "ab")
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
-    def write(self, event: Event, *, sync: bool = False) -> None:
-        line = json.dumps({"event": event["event"], "time": round(time.time(), 3), **event})
-        self._file.write(line.encode("ascii") + b"\n")
-        self._file.flush()
+    def write(self, *events: Event, sync: bool = False) -> None:
+        now = round(time.time(), 3)
+        lines = [json.dumps({"event": event["event"], "time": now, **event}) for event in events]
+        data = "".join(f"{line}\n" for line in lines).encode("ascii")
+        while data:
+            data = data[os.write(self._file, data) :]
         if sync:
-            os.fsync(self._file.fileno())
+            os.fsync(self._file)
 
 
 def claim(directory: Path) -> EventLog:
@@ -1342,15 +1778,15 @@ def claim(directory: Path) -> EventLog:
 
 
 class Capture:
-    """One output stream: kept in a file up to a limit, split into lines without one."""
+    """One output stream: kept in a file up to a limit, split into lines without one. The file is made with its first byte."""
 
-    def __init__(self, path: Path, limit: int) -> None:
+    def __init__(self, path: Path | None, limit: int) -> None:
         self._path = path
-        self._file: BinaryIO | None = path.open("wb", buffering=0)
-        self._left = limit
+        self._file: BinaryIO | None = None
         self._limit = limit
         self._buffer = b""
         self._skipping = False  # inside a line longer than LINE_LIMIT
+        self.kept = 0
         self.error: str | None = None
 
     def feed(self, data: bytes) -> list[str]:
@@ -1363,10 +1799,21 @@ class Capture:
             self._buffer, self._skipping = b"", True
         return texts
 
+    def make(self) -> None:
+        """Make the file before its first byte."""
+        if self._path is not None:
+            self._write(self._path, b"")
+
+    def note(self, lines: list[str]) -> None:
+        """Write down what the runner has to say, which the parser does not read."""
+        if self._path is not None and self.error is None:
+            self._write(self._path, "".join(f"[mayfly: {line}]\n" for line in lines).encode("utf-8", "replace"))
+
     def close(self) -> list[str]:
         """Return the last line if it has no end."""
         if self._file is not None:
             self._file.close()
+            self._file = None
         rest, self._buffer = self._buffer, b""
         return self._line(rest) if rest else []
 
@@ -1380,24 +1827,26 @@ class Capture:
         return [line.decode("utf-8", "replace").rstrip("\r")]
 
     def _keep(self, data: bytes) -> None:
-        if self._file is None:
+        if self._path is None or self.error is not None or self.kept > self._limit:
             return
-        kept = data[: self._left]
-        self._left -= len(kept)
-        try:
-            self._file.write(kept)
-            if len(kept) < len(data):
-                note = f"\n[mayfly: cut here after {self._limit} bytes; the parser still reads everything]\n"
-                self._file.write(note.encode())
-                self._stop_keeping()
-        except OSError as error:  # a full disk must not end the suite; it is told in suite_end
-            self.error = f"{self._path.name} is incomplete: {error.strerror}"
-            self._stop_keeping()
+        left = self._limit - self.kept
+        self.kept += len(data)
+        self._write(self._path, data[:left])
+        if len(data) > left:
+            self._write(self._path, f"\n[mayfly: cut here after {self._limit} bytes; the parser still reads everything]\n".encode())
 
-    def _stop_keeping(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    def _write(self, path: Path, data: bytes) -> None:
+        try:
+            if self._file is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # What the suite put there, a link or a pipe, is not written to.
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                self._file = os.fdopen(os.open(path, flags, 0o644), "wb", buffering=0)
+            written = self._file.write(data)
+            if written is not None and written < len(data):
+                self._file.write(data[written:])  # what is left of the disk was taken; this fails and says so
+        except OSError as error:  # a full disk must not end the suite; it is told in suite_end
+            self.error = f"{path.name} is incomplete: {error.strerror}"
 
 
 class Report:
@@ -1434,6 +1883,15 @@ class Report:
 # --- processes --------------------------------------------------------------------------------------------------
 
 
+def process_stat(path: Path) -> tuple[str, list[str]] | None:
+    """Name and further fields, from the state on, of a process or thread; None if it ended while we looked."""
+    try:
+        text = (path / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    return text[text.index("(") + 1 : text.rindex(")")], text[text.rindex(")") + 2 :].split()
+
+
 def session_members(session: int) -> dict[int, tuple[int, str]]:
     """Living processes of a session: pid to (process group, command name).
 
@@ -1441,17 +1899,19 @@ def session_members(session: int) -> dict[int, tuple[int, str]]:
     """
     members = {}
     for entry in os.listdir("/proc"):
-        if not entry.isdigit():
+        if not entry.isdigit() or not _in_session(int(entry), session):
             continue
-        try:
-            stat = Path("/proc", entry, "stat").read_text(errors="replace")
-        except OSError:  # it ended while we looked
-            continue
-        name = stat[stat.index("(") + 1 : stat.rindex(")")]
-        state, _parent, group, its_session = stat[stat.rindex(")") + 2 :].split()[:4]
-        if int(its_session) == session and state not in "ZX":
-            members[int(entry)] = (int(group), name)
+        found = process_stat(Path("/proc", entry))
+        if found is not None and found[1][0] not in "ZX":
+            members[int(entry)] = (int(found[1][2]), found[0])
     return members
+
+
+def _in_session(pid: int, session: int) -> bool:
+    try:
+        return os.getsid(pid) == session
+    except ProcessLookupError:
+        return False
 
 
 def signal_session(session: int, number: signal.Signals) -> None:
@@ -1461,19 +1921,177 @@ def signal_session(session: int, number: signal.Signals) -> None:
             os.killpg(group, number)
 
 
-class Stop:
-    """Signals as something a select loop can wait for: a child that ended, or a request to stop."""
+def look_at(pids: Iterable[int]) -> list[str]:
+    """What can be seen of processes from outside: their state, and where in the kernel they wait."""
+    lines = []
+    pids = sorted(pids)
+    for pid in pids[:PROCESSES_SHOWN]:
+        process = Path("/proc", str(pid))
+        found = process_stat(process)
+        if found is None:
+            continue
+        threads = [(thread, seen) for thread in _listed(process / "task") if (seen := process_stat(thread)) is not None]
+        stuck = [(thread, seen) for thread, seen in threads if seen[1][0] == "D"]
+        # Reading the command line waits for a lock that a stuck thread may hold.
+        command = "" if stuck else _read(process / "cmdline").replace("\0", " ").strip()
+        lines.append(f"pid {pid} {found[0]}, state {found[1][0]}, in {_read(process / 'wchan') or '?'}: {command or 'not known'}")
+        for thread, seen in stuck[:3]:
+            lines.append(f"  thread {thread.name} {seen[0]}, state D, in {_read(thread / 'wchan') or '?'}")
+        lines += [f"    {line}" for line in _read((stuck[0][0] if stuck else process) / "stack").split("\n")[:STACK_SHOWN] if line]
+    if len(pids) > PROCESSES_SHOWN:
+        lines.append(f"and {len(pids) - PROCESSES_SHOWN} more processes")
+    return lines
+
+
+def _listed(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())[:1000]
+    except OSError:  # the process has ended
+        return []
+
+
+def _read(path: Path) -> str:
+    """A file of a process, as far as it is there and may be read."""
+    try:
+        with path.open(errors="replace") as file:
+            text = file.read(4096)
+    except OSError:
+        return ""
+    return "" if text == "0" else text[:300] if path.name == "cmdline" else text
+
+
+class Cgroup:
+    """A cgroup (version 2) for one command: who daemonises leaves the session, but not this."""
+
+    def __init__(self, path: Path, home: Path) -> None:
+        self._path = path
+        self._home = home
+        path.mkdir()
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Be in it, so that a process started now is born there."""
+        (self._path / "cgroup.procs").write_text("0")
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        try:
+            (self._home / "cgroup.procs").write_text("0")
+        except OSError as error:  # and nothing may be ended that the runner is part of
+            raise RunnerError(f"the runner cannot leave the cgroup '{self._path}': {error.strerror}") from error
+
+    def members(self) -> dict[int, str]:
+        members = {}
+        for directory in self._all():
+            for pid in _words(directory / "cgroup.procs"):
+                found = process_stat(Path("/proc", pid))
+                if found is not None and found[1][0] not in "ZX":
+                    members[int(pid)] = found[0]
+        return members
+
+    def signal(self, number: signal.Signals) -> None:
+        if number == signal.SIGKILL and (self._path / "cgroup.kill").exists():  # since Linux 5.14; a fork bomb cannot outrun it
+            (self._path / "cgroup.kill").write_text("1")
+            return
+        for pid in self.members():
+            with contextlib.suppress(ProcessLookupError):  # it ended in between, which is what we want
+                os.kill(pid, number)
+
+    def remove(self) -> str | None:
+        """Remove it and what the command made below it; return why that cannot be done."""
+        limit = time.monotonic() + 1.0
+        while True:
+            try:
+                remove_cgroups(self._path)
+                return None
+            except OSError as error:
+                if time.monotonic() >= limit:
+                    return f"its cgroup cannot be removed: {error.strerror}"
+            time.sleep(0.01)  # who was killed is counted until it is reaped, and nothing tells us of that
+
+    def _all(self) -> list[Path]:
+        """It and the cgroups below it."""
+        return [Path(path) for path, _directories, _files in os.walk(self._path)]
+
+
+def remove_cgroups(path: Path) -> None:
+    """Remove a cgroup and those below it."""
+    for directory, _directories, _files in os.walk(path, topdown=False):
+        Path(directory).rmdir()
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:  # a cgroup that was removed in between
+        return []
+
+
+class Cgroups:
+    """Where cgroups for commands can be made, or why they cannot."""
 
     def __init__(self) -> None:
-        self.requested: str | None = None
+        self._made = 0
+        self._base: Path | None = None
+        self.reason: str | None = None
+        try:
+            self._home = own_cgroup(Path("/proc/self/mounts").read_text(), Path("/proc/self/cgroup").read_text())
+            base = self._home / f"mayfly-{os.getpid()}"
+            base.mkdir()
+            self._base = base
+            self._try(Cgroup(base / "try", self._home))
+        except (OSError, ValueError) as error:
+            self.reason = str(error)
+            self.close()
+
+    def new(self) -> Cgroup | None:
+        if self._base is None:
+            return None
+        self._made += 1
+        return Cgroup(self._base / str(self._made), self._home)
+
+    def close(self) -> None:
+        base, self._base = self._base, None
+        if base is not None:
+            with contextlib.suppress(OSError):  # a process that cannot be killed is still there; it was reported
+                remove_cgroups(base)
+
+    @staticmethod
+    def _try(cgroup: Cgroup) -> None:
+        """Go in and out again: a hierarchy may be there and still refuse processes."""
+        try:
+            with cgroup.entered():
+                pass
+        finally:
+            cgroup.remove()
+
+
+def own_cgroup(mounts: str, membership: str) -> Path:
+    """The directory of this process's cgroup, or ValueError."""
+    mounted = [fields[1] for fields in (line.split() for line in mounts.split("\n")) if len(fields) > 2 and fields[2] == "cgroup2"]
+    paths = [line[3:] for line in membership.split("\n") if line.startswith("0::/")]
+    if not mounted or not paths:
+        raise ValueError("there is no cgroup hierarchy of version 2")
+    return Path(mounted[0]) / paths[0].lstrip("/")
+
+
+class Loop:
+    """What is waited for: output, and signals as something a select loop can see: a child that ended, or a request to stop."""
+
+    def __init__(self) -> None:
+        self.selector = selectors.DefaultSelector()
+        self.stop: str | None = None
 
     def _note(self, number: int, _frame: object) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
-            self.requested = signal.Signals(number).name
+            self.stop = signal.Signals(number).name
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[socket.socket]:
-        """Yield a socket that becomes readable with each signal."""
+    def watched(self) -> Iterator[None]:
+        """Have the selector wake up with each signal."""
         reader, writer = socket.socketpair()
         reader.setblocking(False)
         writer.setblocking(False)
@@ -1483,7 +2101,9 @@ class Stop:
         handlers = {number: signal.signal(number, self._note) for number in numbers}
         before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         try:
-            yield reader
+            with self.selector:
+                self.selector.register(reader, selectors.EVENT_READ, None)
+                yield
         finally:
             signal.set_wakeup_fd(before)
             for number, handler in handlers.items():
@@ -1491,9 +2111,27 @@ class Stop:
             reader.close()
             writer.close()
 
+    def streams(self) -> list[Any]:
+        """The streams that are still open."""
+        return [key.fileobj for key in self.selector.get_map().values() if key.data is not None]
 
-def spawn(spec: Spec) -> subprocess.Popen[bytes]:
-    """Start the suite in a session of its own."""
+    def wait(self, limit: float) -> list[tuple[Capture, bytes]] | None:
+        """Wait for output, a signal or the limit; return what came, None if nothing did."""
+        ready = self.selector.select(max(0.0, limit - time.monotonic()))
+        came = []
+        for key, _events in ready:
+            data = os.read(key.fd, 65536)
+            if key.data is None:
+                continue  # a signal: only there to wake us
+            if data:
+                came.append((key.data, data))
+            else:
+                self.selector.unregister(key.fileobj)
+        return came if ready else None
+
+
+def spawn(spec: Spec, argv: list[str]) -> subprocess.Popen[bytes]:
+    """Start a command of the suite in a session of its own."""
     environment = {**os.environ, **spec.environment}
     identity: dict[str, Any] = {}
     if spec.user is not None:
@@ -1503,7 +2141,7 @@ def spawn(spec: Spec) -> subprocess.Popen[bytes]:
         environment = {"HOME": account.pw_dir, "USER": spec.user, "LOGNAME": spec.user, **spec.environment}
         environment.setdefault("PATH", os.environ.get("PATH", os.defpath))
     return subprocess.Popen(
-        spec.argv,
+        argv,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -1515,82 +2153,96 @@ def spawn(spec: Spec) -> subprocess.Popen[bytes]:
     )
 
 
-class Run:
-    """One run of one suite, from suite_start to suite_end."""
+class Command:
+    """One command, from its start until nothing of it is left."""
 
-    def __init__(self, spec: Spec, directory: Path, log: EventLog) -> None:
-        self.spec = spec
-        self.log = log
-        self.started = time.monotonic()
-        self.parser: Parser = PARSERS[spec.parser](spec.suite, self.started)
-        self.stdout = Capture(directory / "stdout.log", spec.capture_limit)
-        self.stderr = Capture(directory / "stderr.log", spec.capture_limit)
-        self.report = Report(Path(spec.cwd or ".", spec.report)) if spec.report else None
+    def __init__(self, spec: Spec, argv: list[str], loop: Loop, cgroup: Cgroup | None, directory: Path | None, limit: int) -> None:
+        self._spec = spec
+        self._argv = argv
+        self._loop = loop
+        self._cgroup = cgroup
+        self.stdout = Capture(None if directory is None else directory / "stdout.log", limit)
+        self.stderr = Capture(None if directory is None else directory / "stderr.log", limit)
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.errors: list[str] = []
         self.leftovers: list[str] = []
+        self.seen_hanging: list[str] = []  # its processes at its deadline
         self.end = End()
-        self.stop = Stop()
-        self.selector = selectors.DefaultSelector()
 
-    def execute(self) -> None:
-        """Run the suite; whatever happens, the last event is suite_end."""
-        with self.selector, self.stop.watched() as signals:
-            self.selector.register(signals, selectors.EVENT_READ, None)
-            self.log.write(self._suite_start())
-            self._report(self.parser.begin())
-            try:
-                self._run()
-            except BaseException as error:
-                self.errors.append(f"the runner failed: {type(error).__name__}: {error}")
-                raise
-            finally:
-                self._suite_end()
+    def run(self, deadline: float, parser: Parser, report: Callable[[list[Event]], None]) -> None:
+        """Run it until the deadline, a moment of the monotonic clock; its lines go to the parser, the parser's events to report."""
+        self._parser, self._report, self._deadline = parser, report, deadline
+        started = time.monotonic()
+        try:
+            self._run()
+        finally:
+            self.end.duration = time.monotonic() - started
+            self.end.tail = list(self.tail)
+            if self._cgroup is not None and (error := self._cgroup.remove()) is not None:
+                self.leftovers.append(error)
 
     def _run(self) -> None:
         try:
-            process = spawn(self.spec)
-        except (OSError, KeyError, subprocess.SubprocessError) as error:
-            self.errors.append(f"cannot start {self.spec.argv}: {error}")
+            with self._cgroup.entered() if self._cgroup is not None else contextlib.nullcontext():
+                process = spawn(self._spec, self._argv)
+        except (OSError, KeyError, ValueError, subprocess.SubprocessError) as error:
+            self.errors.append(f"cannot start {self._argv}: {error}")
             return
         pipes = [(process.stdout, self.stdout), (process.stderr, self.stderr)]
         streams = [(stream, capture) for stream, capture in pipes if stream is not None]
         try:
             for stream, capture in streams:
-                self.selector.register(stream, selectors.EVENT_READ, capture)
+                self._loop.selector.register(stream, selectors.EVENT_READ, capture)
             self._until_it_ends(process)
             self._end_session(process)
             self._drain()
         finally:
-            signal_session(process.pid, signal.SIGKILL)
+            self._signal(process, signal.SIGKILL)
+            for stream in self._loop.streams():
+                self._loop.selector.unregister(stream)
             for stream, _capture in streams:
                 stream.close()
         self._note_exit(process)
 
     def _until_it_ends(self, process: subprocess.Popen[bytes]) -> None:
         """Wait for the command, its deadline, or an order to stop."""
-        limit = self.started + self.spec.deadline
         while process.poll() is None:
-            if self.stop.requested:
-                self.errors.append(f"the runner was told to stop by {self.stop.requested}")
+            if self._loop.stop:
+                self.errors.append(f"the runner was told to stop by {self._loop.stop}")
                 return
-            if time.monotonic() >= limit:
+            if time.monotonic() >= self._deadline:
                 self.end.timed_out = True
+                self.seen_hanging = look_at(self._members(process))
+                self.stderr.note(["the deadline was reached; then there were:", *self.seen_hanging])
                 return
-            self._take(limit)
+            self._take(self._deadline)
+
+    def _members(self, process: subprocess.Popen[bytes]) -> dict[int, str]:
+        """What lives of the command, in its session or its cgroup."""
+        members = {pid: name for pid, (_group, name) in session_members(process.pid).items()}
+        return members if self._cgroup is None else {**members, **self._cgroup.members()}
+
+    def _signal(self, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+        signal_session(process.pid, number)
+        if self._cgroup is not None:
+            self._cgroup.signal(number)
 
     def _end_session(self, process: subprocess.Popen[bytes]) -> None:
-        """Nothing of the suite may outlive it."""
-        members = session_members(process.pid)
+        """Nothing of the command may outlive it."""
+        members = self._members(process)
         if process.returncode is not None:
-            self.leftovers = [f"{pid} {name}" for pid, (_group, name) in sorted(members.items())]
+            self.leftovers = [f"{pid} {name}" for pid, name in sorted(members.items())[:PROCESSES_SHOWN]]
+            if len(members) > PROCESSES_SHOWN:
+                self.leftovers.append(f"and {len(members) - PROCESSES_SHOWN} more")
         for number in (signal.SIGTERM, signal.SIGKILL):
             limit = time.monotonic() + GRACE
             if members:
-                signal_session(process.pid, number)
+                self._signal(process, number)
             while members and time.monotonic() < limit:
                 self._take(time.monotonic() + 0.1)  # only our child's end is told to us, the others' is not
-                members = session_members(process.pid)
+                members = self._members(process)
+        if members and process.returncode is not None:
+            self.leftovers.append("some of them are still there after SIGKILL")
 
     def _note_exit(self, process: subprocess.Popen[bytes]) -> None:
         status = process.poll()
@@ -1604,82 +2256,34 @@ class Run:
     def _drain(self) -> None:
         """Read the rest. A process that left the session may keep the pipes open; it is not waited for."""
         limit = time.monotonic() + DRAIN_LIMIT
-        while self._streams() and time.monotonic() < limit:
+        while self._loop.streams() and time.monotonic() < limit:
             if not self._take(time.monotonic() + DRAIN):
                 break
-        if self._streams():
+        if self._loop.streams():
             self.leftovers.append("a process that left the session still holds the suite's output")
         for capture in (self.stdout, self.stderr):
             self._lines(capture, capture.close())
 
-    def _streams(self) -> bool:
-        return any(isinstance(key.data, Capture) for key in self.selector.get_map().values())
-
     def _take(self, limit: float) -> bool:
         """Wait for output, a signal or the limit, and pass on what came; tell whether anything did."""
-        settle_at = self.parser.settle_at()
-        wake_at = limit if settle_at is None else min(limit, settle_at)
-        ready = self.selector.select(max(0.0, wake_at - time.monotonic()))
-        for key, _events in ready:
-            data = os.read(key.fd, 65536)
-            if key.data is None:
-                continue  # a signal: only there to wake us
-            if data:
-                self._lines(key.data, key.data.feed(data))
-            else:
-                self.selector.unregister(key.fileobj)
-        settle_at = self.parser.settle_at()
+        settle_at = self._parser.settle_at()
+        came = self._loop.wait(limit if settle_at is None else min(limit, settle_at))
+        for capture, data in came or []:
+            self._lines(capture, capture.feed(data))
+        settle_at = self._parser.settle_at()
         if settle_at is not None and time.monotonic() >= settle_at:
-            self._report(self.parser.settle())
-        return bool(ready)
+            self._report(self._parser.settle())
+        return came is not None
 
     def _lines(self, capture: Capture, lines: list[str]) -> None:
         now = time.monotonic()
-        for line in lines:
-            self.tail.append(line[:2000])
-            if capture is self.stdout or self.parser.reads_errors:
-                self._report(self.parser.feed(line, now))
-
-    def _report(self, events: list[Event]) -> None:
-        for event in events:
-            self.log.write(event)
-
-    def _suite_start(self) -> Event:
-        spec = self.spec
-        return {
-            "event": "suite_start",
-            "suite": spec.suite,
-            "parser": spec.parser,
-            "command": spec.argv,
-            "deadline": spec.deadline,
-            "runner": VERSION,
-        }
-
-    def _suite_end(self) -> None:
-        end = self.end
-        end.duration = time.monotonic() - self.started
-        end.tail = list(self.tail)
-        if self.report is not None:
-            try:
-                end.report = self.report.read()
-            except ValueError as error:
-                end.report_error = str(error)
-        self._report(self.parser.finish(end))
-        captures = [capture.error for capture in (self.stdout, self.stderr) if capture.error]
-        event: Event = {
-            "event": "suite_end",
-            "exit_status": end.exit_status,
-            "signal": end.signal,
-            "timed_out": end.timed_out,
-            "duration": round(end.duration, 3),
-            "planned": self.parser.planned,
-            "seen": self.parser.seen,
-            "error": "; ".join([*self.errors, *self.parser.errors[:10], *captures]) or None,
-            "leftovers": self.leftovers,
-            # What a person looks at first when a command died without a test line to blame.
-            "tail": [] if end.exit_status == 0 else end.tail[-10:],
-        }
-        self.log.write(event, sync=True)
+        read = capture is self.stdout or self._parser.reads_errors
+        events: list[Event] = []
+        self.tail.extend(line[:2000] for line in lines[-TAIL_LINES:])
+        for line in lines if read else []:
+            events += self._parser.feed(line, now)
+        if events:
+            self._report(events)
 
 
 def signal_name(number: int) -> str:
@@ -1687,6 +2291,478 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # real-time signals have no name
         return f"SIG{number}"
+
+
+# --- suite ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test of many."""
+
+    number: int
+    name: str
+    argv: list[str]
+    parser: str
+    deadline: float
+    needs: Needs
+    denied: str | None
+    directory: str  # its name below tests/
+
+
+def plan_cases(spec: Spec) -> tuple[list[Case], list[str]]:
+    """The tests of this run, in the order of the list, and remarks; RunnerError if what is asked for cannot be had."""
+    found: list[tuple[str, list[str], Entry]] = []
+    remarks: list[str] = []
+    for entry in spec.tests:
+        if entry.glob is None:
+            found.append((entry.name, entry.argv, entry))
+            continue
+        names, others = glob_files(Path(spec.cwd or "."), entry.glob)
+        found += [(name, [f"./{name}"], entry) for name in names]
+        if others:
+            remarks.append(f"{entry.glob} matches {len(others)} files that cannot be executed and are no tests: {', '.join(others[:5])}")
+    names = [name for name, _argv, _entry in found]
+    refuse_twice(names)
+    remarks += [f"nothing matches deny '{denied.pattern}'" for denied in spec.deny if not fnmatch.filter(names, denied.pattern)]
+    chosen = choose(names, spec.select, spec.shard)
+    directories = safe_names(names)
+    cases = [
+        Case(number, name, argv, entry.parser, entry.deadline, entry.needs, why_denied(name, spec.deny), directories[name])
+        for number, (name, argv, entry) in enumerate((one for one in found if one[0] in chosen), start=1)
+    ]
+    return cases, remarks
+
+
+def refuse_twice(names: list[str]) -> None:
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise RunnerError(f"the specification has tests of the same name: {', '.join(twice[:5])}; give each a name of its own")
+
+
+def glob_files(directory: Path, pattern: str) -> tuple[list[str], list[str]]:
+    """Names of the executable files that match, and of the others, sorted and relative to the directory."""
+    try:
+        paths = sorted(path for path in directory.glob(pattern) if path.is_file())
+    except (ValueError, NotImplementedError, OSError) as error:
+        raise RunnerError(f"the glob '{pattern}' cannot be used in '{directory}': {error}") from error
+    names, others = [], []
+    for path in paths:
+        name = str(path.relative_to(directory))
+        if not name.isprintable() or len(name) > NAME_LIMIT:
+            raise RunnerError(f"the glob '{pattern}' matches a file whose name cannot be shown: {name[:80]!r}")
+        (names if os.access(path, os.X_OK) else others).append(name)
+    if not names:
+        why = f"{len(others)} files match and none can be executed" if others else "nothing matches"
+        raise RunnerError(f"the glob '{pattern}' gives no test: {why} in '{directory}'")
+    return names, others
+
+
+def choose(names: list[str], select: list[str], shard: tuple[int, int]) -> set[str]:
+    """The names that are selected and fall into the shard, which is every n-th of the sorted ones."""
+    selected = set(names)
+    if select:
+        matches = {pattern: fnmatch.filter(names, pattern) for pattern in select}
+        idle = [pattern for pattern, found in matches.items() if not found]
+        if idle:
+            raise RunnerError(f"no test matches select '{idle[0]}'; there are {len(names)} tests, such as '{names[0]}'")
+        selected = {name for found in matches.values() for name in found}
+    number, of = shard
+    return set(sorted(selected)[number - 1 :: of])
+
+
+def why_denied(name: str, deny: list[Denied]) -> str | None:
+    return next((denied.reason for denied in deny if fnmatch.fnmatchcase(name, denied.pattern)), None)
+
+
+def safe_names(names: list[str]) -> dict[str, str]:
+    """A directory name for each test, of harmless characters, none twice."""
+    result: dict[str, str] = {}
+    used: set[str] = set()
+    for number, name in enumerate(names, start=1):
+        safe = re.sub(r"\.+", ".", re.sub(r"[^A-Za-z0-9._-]+", "_", name[:100])).lstrip("._-") or "test"
+        while safe in used:
+            safe = f"{safe}-{number}"
+        used.add(safe)
+        result[name] = safe
+    return result
+
+
+class Tally:
+    """What a script with assertions of its own said: counted, and the first failures kept, for it may have millions."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.reason: str | None = None
+        self.errors: list[str] = []
+        self.failures: dict[int, tuple[str, str]] = {}  # by number, name and message
+        self.skips: list[str] = []
+        self._numbers: set[int] = set()
+        self._highest = 0
+
+    def add(self, events: list[Event]) -> None:
+        for event in events:
+            kind = event["event"]
+            if kind == "test":
+                self._test(event)
+            elif kind == "plan":
+                self.reason = event["reason"]
+            elif kind == "detail" and event["number"] in self.failures:
+                name, message = self.failures[event["number"]]
+                self.failures[event["number"]] = (name, "\n".join(part for part in (message, event["message"]) if part))
+            elif kind == "bail_out":
+                self._complain(f"bail out: {event['reason'] or 'no reason given'}")
+
+    def _test(self, event: Event) -> None:
+        number, status = event["number"], event["status"]
+        name = event["name"] or f"assertion {number}"
+        self.counts[status] += 1
+        self._highest = max(self._highest, number)
+        if number in self._numbers:
+            self._complain(f"assertion {number} was reported twice")
+        elif len(self._numbers) < NUMBERS_KEPT:
+            self._numbers.add(number)
+        if status in RED and len(self.failures) < FAILURES_KEPT:
+            self.failures[number] = (name, event["message"])
+        elif status == "skip" and len(self.skips) < FAILURES_KEPT:
+            self.skips.append(f"skipped: {name} ({event['directive'] or 'no reason given'})")
+
+    def _complain(self, error: str) -> None:
+        if len(self.errors) < ERRORS_KEPT:
+            self.errors.append(error)
+
+    def contradictions(self, parser: Parser, end: End) -> list[str]:
+        """What does not fit together: assertions, plan and exit status."""
+        errors = [*self.errors, *parser.errors]
+        seen, planned = parser.seen, parser.planned
+        if planned is None:
+            errors.append(f"no plan: {seen} assertions were seen and it is unknown how many there should have been")
+        elif seen != planned:
+            errors.append(f"{seen} assertions were seen, but {planned} were planned")
+        elif self._highest > planned:
+            errors.append(f"assertion {self._highest} is outside the plan of 1 to {planned}")
+        elif planned == 0 and not self.reason:
+            errors.append("no assertions: the plan is empty and gives no reason")
+        if end.exit_status != 0 and not any(self.counts[status] for status in RED):
+            errors.append(f"no assertion failed, but {how_it_ended(end)}")
+        return errors
+
+    def status(self) -> str:
+        if any(self.counts[status] for status in RED):
+            return "fail"
+        return next((status for status in ("xpass", "flaky", "pass", "known") if self.counts[status]), "skip")
+
+
+@dataclass
+class Attempt:
+    """One time that a test was run."""
+
+    status: str
+    duration: float
+    message: str
+    directive: str | None = None
+    leftovers: list[str] = field(default_factory=list)
+
+    def summary(self) -> Event:
+        return {"status": self.status, "duration": round(self.duration, 3), "message": self.message[:ATTEMPT_MESSAGE_LIMIT]}
+
+
+def how_it_ended(end: End) -> str:
+    return f"it ended by {end.signal}" if end.signal else f"it ended with exit status {end.exit_status}"
+
+
+def judge_case(parser: Parser, tally: Tally, command: Command, deadline: str) -> Attempt:
+    """Make one status and one message of what a test did; deadline says which one ended it, if one did."""
+    end, directive = command.end, None
+    if command.errors:
+        status, lines = "error", list(command.errors)
+    elif end.timed_out:
+        status, lines = "timeout", [f"{deadline} was reached; then there were:", *command.seen_hanging]
+    elif isinstance(parser, ExitCodeParser):
+        status = "pass" if end.exit_status == 0 else "fail"
+        last = next((line for line in reversed(end.tail) if line.strip()), "")
+        lines = [] if status == "pass" else [f"{how_it_ended(end)}{': ' if last else ''}{last}"]
+    elif errors := tally.contradictions(parser, end):
+        status, lines = "error", errors
+    else:
+        status, lines = tally.status(), []
+    if status == "skip":
+        directive = f"SKIP {tally.reason or ''.join(tally.skips[:1])}".strip()[:NAME_LIMIT]
+    if status in RED:
+        lines = [*lines, *_evidence(parser, tally, end)]
+    lines += tally.skips
+    return Attempt(status, end.duration, clipped(lines), directive, command.leftovers)
+
+
+def _evidence(parser: Parser, tally: Tally, end: End) -> list[str]:
+    """The assertions that failed, or else the end of the output."""
+    if tally.failures and not isinstance(parser, ExitCodeParser):
+        return [line for name, said in tally.failures.values() for line in (f"failed: {name}", *(f"  {part}" for part in said.split("\n")))]
+    return ["the end of its output:", *end.tail] if end.tail else ["it printed nothing"]
+
+
+class Suite:
+    """One run of one suite, from suite_start to suite_end. What it does between them is for its two kinds to say."""
+
+    def __init__(self, spec: Spec, directory: Path, log: EventLog) -> None:
+        self.spec = spec
+        self.log = log
+        self.directory = directory
+        self.started = time.monotonic()
+        self.limit = self.started + spec.deadline
+        self.loop = Loop()
+        self.cgroups = Cgroups()
+        self.guest = Guest(spec, self._probe)
+        self.errors: list[str] = []
+        self.timed_out = False
+
+    def execute(self) -> None:
+        """Run the suite; whatever happens, the last event is suite_end."""
+        with self.loop.watched():
+            self.log.write(self._start_event())
+            try:
+                unmet = self.guest.unmet(self.spec.needs)
+                if unmet:
+                    self.skip("; ".join(unmet))
+                else:
+                    self.run()
+            except BaseException as error:
+                self.errors.append(f"the runner failed: {type(error).__name__}: {error}")
+                raise
+            finally:
+                self.cgroups.close()
+                self.log.write(self._end_event(), sync=True)
+
+    def run(self) -> None:
+        raise NotImplementedError
+
+    def skip(self, reason: str) -> None:
+        """Say that nothing of the suite is run, and why."""
+        self.log.write({"event": "plan", "count": 0, "reason": reason[:NAME_LIMIT]})
+
+    def outcome(self) -> Event:
+        """What suite_end says of tests and the command."""
+        raise NotImplementedError
+
+    def _probe(self, probe: Probe) -> str | None:
+        command = Command(self.spec, probe.argv, self.loop, self.cgroups.new(), None, 0)
+        command.run(time.monotonic() + PROBE_LIMIT, ExitCodeParser(probe.name, 0.0), lambda _events: None)
+        last = f": {command.tail[-1][:200]}" if command.tail else ""
+        if command.errors:
+            return command.errors[0]
+        if command.end.timed_out:
+            return f"no answer within {PROBE_LIMIT:.0f} s{last}"
+        if command.end.exit_status != 0:
+            return (f"it ended by {command.end.signal}" if command.end.signal else f"exit status {command.end.exit_status}") + last
+        return None
+
+    def _start_event(self) -> Event:
+        return {
+            "event": "suite_start",
+            "suite": self.spec.suite,
+            "parser": self.spec.parser,
+            "command": self.spec.argv,
+            "deadline": self.spec.deadline,
+            "runner": VERSION,
+            "isolation": "cgroup" if self.cgroups.reason is None else f"session only: {self.cgroups.reason}",
+        }
+
+    def _end_event(self) -> Event:
+        outcome = self.outcome()
+        kept = self.errors[:ERRORS_KEPT]
+        more = [f"and {len(self.errors) - ERRORS_KEPT} more"] if len(self.errors) > ERRORS_KEPT else []
+        return {
+            "event": "suite_end",
+            "timed_out": self.timed_out,
+            "duration": round(time.monotonic() - self.started, 3),
+            "error": "; ".join([*kept, *more]) or None,
+            **outcome,
+        }
+
+
+class CommandSuite(Suite):
+    """A suite of one command, whose output one parser reads."""
+
+    def __init__(self, spec: Spec, directory: Path, log: EventLog) -> None:
+        super().__init__(spec, directory, log)
+        self.parser: Parser = PARSERS[spec.parser](spec.suite, self.started)
+        self.command: Command | None = None
+        self.report = Report(Path(spec.cwd or ".", spec.report)) if spec.report else None
+
+    def skip(self, reason: str) -> None:
+        super().skip(reason)
+        for name in ("stdout.log", "stderr.log"):  # which whoever fetches them expects
+            (self.directory / name).touch()
+
+    def run(self) -> None:
+        self.command = Command(self.spec, self.spec.argv, self.loop, self.cgroups.new(), self.directory, self.spec.capture_limit)
+        self.command.stdout.make()
+        self.command.stderr.make()
+        self._emit(self.parser.begin())
+        try:
+            self.command.run(self.limit, self.parser, self._emit)
+        finally:
+            self._conclude(self.command)
+
+    def _emit(self, events: list[Event]) -> None:
+        if events:
+            self.log.write(*events)
+
+    def _conclude(self, command: Command) -> None:
+        end = command.end
+        self.timed_out = end.timed_out
+        end.tail = [*end.tail[-TAIL_LINES // 2 :], *command.seen_hanging[: TAIL_LINES // 2]] if end.timed_out else end.tail
+        if self.report is not None:
+            try:
+                end.report = self.report.read()
+            except ValueError as error:
+                end.report_error = str(error)
+        self._emit(self.parser.finish(end))
+        captures = [capture.error for capture in (command.stdout, command.stderr) if capture.error]
+        self.errors += [*command.errors, *self.parser.errors[:10], *captures]
+
+    def outcome(self) -> Event:
+        if self.command is None:  # a need of the suite was not met
+            return {"exit_status": 0, "signal": None, "planned": 0, "seen": 0, "leftovers": [], "tail": []}
+        end = self.command.end
+        return {
+            "exit_status": end.exit_status,
+            "signal": end.signal,
+            "planned": self.parser.planned,
+            "seen": self.parser.seen,
+            "leftovers": self.command.leftovers,
+            # What a person looks at first when a command died without a test line to blame.
+            "tail": [] if end.exit_status == 0 else end.tail[-10:],
+        }
+
+
+class TestsSuite(Suite):
+    """A suite of many tests, each a process of its own, one after the other."""
+
+    def __init__(self, spec: Spec, directory: Path, log: EventLog, cases: list[Case], remarks: list[str]) -> None:
+        super().__init__(spec, directory, log)
+        self.cases, self._remarks = cases, remarks
+        self._planned = 0
+        self._seen = 0
+        self._red = False
+        self._capture_left = TESTS_CAPTURE_LIMIT
+        self._waiting: list[tuple[Case, list[Attempt]]] = []  # failed tests that are to be run again
+
+    def run(self) -> None:
+        if not self.cases:
+            number, of = self.spec.shard
+            self.skip(f"no test falls into shard {number}/{of}")
+            return
+        self._planned = len(self.cases)
+        self.log.write({"event": "plan", "count": self._planned, "reason": "; ".join(self._remarks)[:NAME_LIMIT] or None})
+        for case in self.cases:
+            if self.loop.stop:
+                break
+            self._first(case)
+        for _retry in range(self.spec.retries):
+            waiting, self._waiting = self._waiting, []
+            for case, attempts in waiting:
+                self._again(case, attempts)
+        for case, attempts in self._waiting:
+            self._tell(case, attempts)
+        if self.loop.stop:
+            self.errors.append(f"the runner was told to stop by {self.loop.stop}")
+
+    def _first(self, case: Case) -> None:
+        why = self._why_not(case)
+        if why is not None:
+            self._write(test_event(case.number, case.name, "not_run", 0.0, why[0], clipped([why[1]])))
+            return
+        attempt = self._attempt(case)
+        if attempt.status in RED and self.spec.retries:
+            self._wait_again(case, [attempt])
+        else:
+            self._tell(case, [attempt])
+
+    def _why_not(self, case: Case) -> tuple[str, str] | None:
+        """Why a test is not run: a word, and a reason."""
+        if case.denied is not None:
+            return "denied", case.denied
+        if self.spec.fail_fast and self._red:
+            return "fail_fast", "an earlier test failed"
+        if time.monotonic() >= self.limit:
+            self.timed_out = True
+            return "deadline", f"the suite's deadline of {self.spec.deadline:g} s came first"
+        unmet = self.guest.unmet(case.needs)
+        return ("requires", "; ".join(unmet)) if unmet else None
+
+    def _wait_again(self, case: Case, attempts: list[Attempt]) -> None:
+        """Tell of a failure at once, and put the test at the end of the queue."""
+        fields = {"number": case.number, "name": case.name, "attempt": len(attempts)}
+        self.log.write({"event": "attempt", **fields, **attempts[-1].summary()})
+        self._waiting.append((case, attempts))
+
+    def _again(self, case: Case, attempts: list[Attempt]) -> None:
+        if self.loop.stop or time.monotonic() >= self.limit:
+            self.timed_out = self.timed_out or not self.loop.stop
+            self._tell(case, attempts)
+            return
+        self._put_aside(case, len(attempts))
+        attempts.append(self._attempt(case))
+        if attempts[-1].status in RED and len(attempts) <= self.spec.retries:
+            self._wait_again(case, attempts)
+        else:
+            self._tell(case, attempts)
+
+    def _put_aside(self, case: Case, number: int) -> None:
+        """Keep the logs of the attempt before."""
+        directory = self.directory / "tests" / case.directory
+        for name in ("stdout.log", "stderr.log"):
+            if (directory / name).exists():
+                (directory / f"attempt-{number}").mkdir(exist_ok=True)
+                (directory / name).rename(directory / f"attempt-{number}" / name)
+
+    def _attempt(self, case: Case) -> Attempt:
+        """Run a test once."""
+        now = time.monotonic()
+        limit = self.spec.capture_limit if self._capture_left > 0 else min(LATE_CAPTURE_LIMIT, self.spec.capture_limit)
+        suite_first = self.limit < now + case.deadline
+        command = Command(self.spec, case.argv, self.loop, self.cgroups.new(), self.directory / "tests" / case.directory, limit)
+        parser: Parser = PARSERS[case.parser](case.name, now)
+        tally = Tally()
+        tally.add(parser.begin())
+        command.run(self.limit if suite_first else now + case.deadline, parser, tally.add)
+        tally.add(parser.finish(command.end))
+        self._capture_left -= command.stdout.kept + command.stderr.kept
+        self.timed_out = self.timed_out or (command.end.timed_out and suite_first)
+        self.errors += [f"{case.name}: {capture.error}" for capture in (command.stdout, command.stderr) if capture.error]
+        deadline = f"the suite's deadline of {self.spec.deadline:g} s" if suite_first else f"its deadline of {case.deadline:g} s"
+        return judge_case(parser, tally, command, deadline)
+
+    def _tell(self, case: Case, attempts: list[Attempt]) -> None:
+        """Write the one event of a test."""
+        last = attempts[-1]
+        failed = [attempt for attempt in attempts if attempt.status in RED]
+        status, message = last.status, last.message
+        if failed and last.status == "pass":
+            status, message = "flaky", failed[0].message
+        elif failed and last.status not in RED:
+            status, message = failed[-1].status, failed[-1].message  # a skip does not excuse a failure
+        event = test_event(case.number, case.name, status, sum(attempt.duration for attempt in attempts), last.directive, message)
+        if (self.directory / "tests" / case.directory).is_dir():
+            event["logs"] = f"tests/{case.directory}"
+        if len(attempts) > 1:
+            event["attempts"] = [attempt.summary() for attempt in attempts]
+        leftovers = [leftover for attempt in attempts for leftover in attempt.leftovers]
+        if leftovers:
+            event["leftovers"] = leftovers[:LEFTOVERS_KEPT]
+        self._write(event)
+
+    def _write(self, event: Event) -> None:
+        excused = event["status"] == "not_run" and event["directive"] in ("requires", "denied")
+        self._seen += 1
+        self._red = self._red or event["status"] in RED or (event["status"] == "not_run" and not excused)
+        self.log.write(event)
+
+    def outcome(self) -> Event:
+        """The runner has no exit status that a command gave it; this one is what a command would end with."""
+        status = 1 if self._red else 0
+        return {"exit_status": status, "signal": None, "planned": self._planned, "seen": self._seen, "leftovers": [], "tail": []}
 
 
 # --- command line -----------------------------------------------------------------------------------------------
@@ -1733,6 +2809,7 @@ def main(arguments: list[str]) -> int:
     options = parse_arguments(arguments)
     try:
         spec = read_spec(options.spec.read_text(encoding="utf-8"))
+        many = plan_cases(spec) if spec.tests else None
         directory = options.dir.resolve()
         log = claim(directory)
         if options.action == "start":
@@ -1743,7 +2820,8 @@ def main(arguments: list[str]) -> int:
     except (RunnerError, OSError, UnicodeDecodeError) as error:
         print(f"mayfly_suite_runner: {error}", file=sys.stderr)
         return 2
-    Run(spec, directory, log).execute()
+    suite = CommandSuite(spec, directory, log) if many is None else TestsSuite(spec, directory, log, *many)
+    suite.execute()
     return 0
 
 

@@ -4,18 +4,19 @@
 """Action mayfly.virt.suite: start a suite in a guest, show its events as they come, keep what it left.
 
 A round trip to an emulated guest costs a second and a Python there costs more, so a suite takes as few as it can: one
-that carries everything over and starts the runner, one for each batch of news, and one that brings the output back.
+that carries everything over and starts the runner, one for each batch of news, and one that brings the output back, or
+two if its tests have logs of their own.
 
-The guest is not trusted. Its events are data, its text is stripped of control characters before it is shown, and of the
-archive it sends only the expected names are read, as plain files of bounded size.
+The guest is not trusted. Its events are data, its text is stripped of control characters and of what starts a command of
+a CI before it is shown, and of the archives it sends only the expected names are read, as plain files of bounded size.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import json
+import os
 import posixpath
 import re
 import secrets
@@ -23,7 +24,7 @@ import shlex
 import tarfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,10 +36,12 @@ from ansible.plugins.connection import ConnectionBase
 from ansible.utils.display import Display
 
 from ansible_collections.mayfly.virt.plugins.module_utils import _events
+from ansible_collections.mayfly.virt.plugins.module_utils._errors import InvalidInput
+from ansible_collections.mayfly.virt.plugins.plugin_utils import _suites
 from ansible_collections.mayfly.virt.plugins.plugin_utils._contact import MARK, ContactFailed, printable, run_once
 from ansible_collections.mayfly.virt.plugins.plugin_utils._sightings import Sightings, told
 
-RUNNER = Path(__file__).resolve().parents[2] / "extensions" / "suite_runner" / "mayfly_suite_runner.py"
+RUNNER = _suites.RUNNER
 
 POLL = 20  # seconds the guest waits for news before it answers that there is none
 FETCH = 60  # seconds the guest may take to pack its output
@@ -47,25 +50,75 @@ RETRY_PAUSE = 1.0
 CHUNK = 1024 * 1024  # of events in one answer
 EVENTS_LIMIT = 64 * 1024 * 1024
 LOGS = ("stdout.log", "stderr.log", "runner.log")
+TEST_LOGS = ("stdout.log", "stderr.log")
 LOG_LIMIT = 17 * 1024 * 1024  # the runner's own limit and its note
+TEST_LOG_LIMIT = 2 * 1024 * 1024  # of one log of one test,
+TEST_LOGS_LIMIT = 128 * 1024 * 1024  # of all of them,
+TEST_FILES_LIMIT = 20_000  # and how many they may be
 ARCHIVE_LIMIT = 32 * 1024 * 1024  # packed, as it comes from the guest
 SLACK = 30  # beyond the deadline: the runner ends its processes and writes down how
 NAME_SHOWN = 120
 DIAGNOSTICS_SHOWN = 3
+NOT_RUN_SHOWN = 20
+NAMES_KEPT = 1000
+COMPLAINTS_SHOWN = 10
 
 RUNNER_GONE = 90
 REBOOTED = 91
 
 PARSERS = ["tap", "ktap", "gtest", "unittest", "cargo", "bpftrace", "test_progs", "junit", "avocado", "exit_code"]
-REPORTS = ["junit", "avocado"]  # which need the option report
+REPORTS = ["junit", "avocado"]  # which need the option report, and are for one command
 
+NEEDS: dict[str, Any] = {
+    "type": "dict",
+    "options": {
+        "kernel": {"type": "str"},
+        "config": {"type": "list", "elements": "str"},
+        "btf": {"type": "bool"},
+        "kvm": {"type": "bool"},
+        "devices": {"type": "list", "elements": "str"},
+        "memory_mib": {"type": "int"},
+        "commands": {"type": "list", "elements": "str"},
+        "probes": {
+            "type": "list",
+            "elements": "dict",
+            "options": {"name": {"type": "str", "required": True}, "command": {"type": "str", "required": True}},
+        },
+    },
+}
+TESTS: dict[str, Any] = {
+    "type": "list",
+    "elements": "dict",
+    "options": {
+        "name": {"type": "str"},
+        "command": {"type": "str"},
+        "argv": {"type": "list", "elements": "str"},
+        "glob": {"type": "str"},
+        "parser": {"type": "str", "choices": [name for name in PARSERS if name not in REPORTS], "default": "exit_code"},
+        "deadline": {"type": "int"},
+        "requires": NEEDS,
+    },
+}
+DENY: dict[str, Any] = {
+    "type": "list",
+    "elements": "dict",
+    "options": {"test": {"type": "str", "required": True}, "reason": {"type": "str", "required": True}},
+}
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "required": True},
     "command": {"type": "str"},
     "argv": {"type": "list", "elements": "str"},
-    "parser": {"type": "str", "choices": PARSERS, "default": "tap"},
+    "tests": TESTS,
+    "parser": {"type": "str", "choices": [*PARSERS, _suites.TESTS_PARSER]},
     "report": {"type": "str"},
-    "deadline": {"type": "int", "default": 600},
+    "deadline": {"type": "int", "default": _suites.DEADLINE},
+    "deadline_factor": {"type": "float", "default": 1.0},
+    "requires": NEEDS,
+    "fail_fast": {"type": "bool", "default": False},
+    "retries": {"type": "int", "default": 0},
+    "shard": {"type": "str"},
+    "select": {"type": "list", "elements": "str"},
+    "deny": DENY,
     "environment": {"type": "dict", "default": {}},
     "chdir": {"type": "str"},
     "source": {"type": "str"},
@@ -103,17 +156,25 @@ class Request:
 
     suite: str
     guest: str
-    command: str | list[str]
-    parser: str
-    deadline: int
-    environment: dict[str, str]
-    chdir: str | None
+    spec: dict[str, Any]  # the runner's
     source: Path | None
     results: Path
     base: str  # directory in the guest, of this run alone
     python: str
     lost_after: int
-    report: str | None = None
+
+    @property
+    def parser(self) -> str:
+        return str(self.spec["parser"])
+
+    @property
+    def deadline(self) -> float:
+        return float(self.spec["deadline"])
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """Files of the suite as a whole; tests have their own."""
+        return LOGS[2:] if self.parser == _suites.TESTS_PARSER else LOGS
 
     @property
     def label(self) -> str:
@@ -123,19 +184,6 @@ class Request:
     def directory(self) -> Path:
         return self.results / "suites" / self.suite / self.guest
 
-    def spec(self) -> bytes:
-        """The runner's specification."""
-        spec = {
-            "suite": self.suite,
-            "command": self.command,
-            "parser": self.parser,
-            "deadline": self.deadline,
-            "environment": self.environment,
-            "cwd": posixpath.join(self.base, "work", self.chdir or ""),
-            **({"report": self.report} if self.report else {}),
-        }
-        return json.dumps(spec).encode("ascii")
-
 
 # --- to the guest -----------------------------------------------------------------------------------------------
 
@@ -144,7 +192,7 @@ def pack(request: Request) -> bytes:
     """Return runner, specification and source as one compressed archive."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=3, format=tarfile.PAX_FORMAT) as archive:
-        for name, content in (("runner.py", RUNNER.read_bytes()), ("spec.json", request.spec())):
+        for name, content in (("runner.py", RUNNER.read_bytes()), ("spec.json", json.dumps(request.spec).encode("ascii"))):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
@@ -208,8 +256,14 @@ def poll_command(request: Request, runner: Runner, offset: int, wait: int) -> st
 def fetch_command(request: Request) -> str:
     """Shell text that prints the suite's output as one archive."""
     out = shlex.quote(posixpath.join(request.base, "out"))
-    names = " ".join(LOGS)
+    names = " ".join(request.logs)
     return f"printf '%s\\n' {MARK.strip()}; cd {out} && tar -czf - {names} 2>/dev/null | head -c {ARCHIVE_LIMIT}"
+
+
+def fetch_tests_command(request: Request) -> str:
+    """Shell text that prints the files named on its standard input as one archive."""
+    out = shlex.quote(posixpath.join(request.base, "out"))
+    return f"printf '%s\\n' {MARK.strip()}; cd {out} && tar -czf - --no-recursion -T - 2>/dev/null | head -c {ARCHIVE_LIMIT}"
 
 
 @dataclass(frozen=True)
@@ -223,36 +277,70 @@ class Runner:
 # --- from the guest ---------------------------------------------------------------------------------------------
 
 
-def unpack(archive: bytes) -> tuple[dict[str, bytes], list[str]]:
-    """Return the logs in an archive by name, and complaints. Anything but the expected plain files is left out."""
-    limit = len(LOGS) * (LOG_LIMIT + 64 * 1024)
-    logs: dict[str, bytes] = {}
-    complaints: list[str] = []
+def unpack(archive: bytes, expected: Collection[str], each: int, total: int) -> tuple[dict[str, bytes], list[str]]:
+    """Return the files in an archive by name, and complaints. Anything but the expected plain files is left out."""
+    files: dict[str, bytes] = {}
+    plain, complaints = gunzip(archive, total)
     try:
-        with gzip.GzipFile(fileobj=io.BytesIO(archive)) as packed:
-            plain = packed.read(limit + 1)  # a small archive may unpack to anything
-        if len(plain) > limit:
-            return {}, [f"the archive of the output unpacks to more than {limit} bytes"]
         with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as tar:
             for member in tar:
-                _unpack_member(tar, member, logs, complaints)
-    except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
+                _unpack_member(tar, member, expected, each, files, complaints)
+    except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         complaints.append(f"the archive of the output cannot be read: {error}")
-    missing = [name for name in LOGS if name not in logs]
-    if missing:
-        complaints.append(f"not fetched: {', '.join(missing)}")
-    return logs, complaints
+    if len(complaints) > COMPLAINTS_SHOWN:
+        complaints[COMPLAINTS_SHOWN:] = [f"and {len(complaints) - COMPLAINTS_SHOWN} more complaints of the archive"]
+    return files, complaints
 
 
-def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, logs: dict[str, bytes], complaints: list[str]) -> None:
-    if member.name not in LOGS or member.name in logs or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-        complaints.append(f"left out {printable(member.name)!r}: only plain files {', '.join(LOGS)} are taken, once each")
+def gunzip(archive: bytes, limit: int) -> tuple[bytes, list[str]]:
+    """Return what can be had of a packed text up to a limit, for a small one may unpack to anything, and complaints."""
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        plain = unpacker.decompress(archive, limit)
+    except zlib.error as error:
+        return b"", [f"the archive of the output cannot be read: {error}"]
+    if unpacker.unconsumed_tail:
+        return plain, [f"the archive of the output unpacks to more than {limit} bytes; the rest is left out"]
+    return plain, [] if unpacker.eof else [f"the archive of the output is cut after {len(archive)} bytes"]
+
+
+def _unpack_member(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, expected: Collection[str], each: int, files: dict[str, bytes], complaints: list[str]
+) -> None:
+    if member.name not in expected or member.name in files or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+        complaints.append(f"left out {printable(member.name[:NAME_SHOWN])!r}: only plain files are taken that were expected, once each")
         return
     file = tar.extractfile(member)
     if file is not None:
-        logs[member.name] = file.read(LOG_LIMIT)
-    if member.size > LOG_LIMIT:
-        complaints.append(f"{member.name} was cut after {LOG_LIMIT} of {member.size} bytes")
+        files[member.name] = file.read(each)
+    if member.size > each:
+        complaints.append(f"{member.name} was cut after {each} of {member.size} bytes")
+
+
+class TestLogs:
+    """The logs that tests have of their own, as the runner's events announce them."""
+
+    def __init__(self) -> None:
+        self._red: dict[str, int] = {}  # directory to number of attempts
+        self._others: dict[str, int] = {}
+
+    def add(self, event: dict[str, Any]) -> None:
+        if event["event"] == "test" and event["logs"]:
+            attempts = event["attempts"] or []
+            of = self._red if attempts or _events.is_red(event) else self._others
+            of[event["logs"]] = len(attempts)
+
+    def directories(self) -> list[str]:
+        """Those of tests that failed first, for there is a limit."""
+        return [*self._red, *self._others]
+
+    def files(self) -> list[str]:
+        """The names of the files there may be."""
+        names = []
+        for directory, attempts in [*self._red.items(), *self._others.items()]:
+            places = [directory, *(f"{directory}/attempt-{number}" for number in range(1, attempts))]
+            names += [f"{place}/{name}" for place in places for name in TEST_LOGS]
+        return names
 
 
 class EventStream:
@@ -289,6 +377,16 @@ COLOURS = {
 }
 
 
+def fold(label: str, environment: Mapping[str, str], now: float) -> tuple[str, str] | None:
+    """Lines that begin and end a section which the CI's log can fold, or None where it knows of none."""
+    if environment.get("GITLAB_CI"):
+        name = "mayfly_" + re.sub(r"[^A-Za-z0-9_.-]", "_", label)
+        return f"\x1b[0Ksection_start:{now:.0f}:{name}\r\x1b[0K{label}", f"\x1b[0Ksection_end:{now:.0f}:{name}\r\x1b[0K"
+    if environment.get("GITHUB_ACTIONS"):
+        return f"::group::{label}", "::endgroup::"
+    return None
+
+
 class Screen:
     """Turns events into lines."""
 
@@ -296,38 +394,71 @@ class Screen:
         self.label = label
         self.seen = 0
         self.planned: int | None = None
+        self._not_run = 0
+        self._red: dict[int, str] = {}  # names of failed tests, of which details may come
 
     def lines(self, event: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
         """Yield the lines of one event, each with its colour."""
         kind = event["event"]
         if kind == "plan":
-            self.planned = event["count"]
-            if self.planned == 0:
-                yield self._line(f"skipped: {event['reason'] or 'no reason given'}"), C.COLOR_SKIP
+            yield from self._plan(event)
         elif kind == "test":
             self.seen += 1
-            yield from self._test(event)
+            yield from self._not_run_test(event) if event["status"] == "not_run" else self._test(event)
+        elif kind == "attempt":
+            text = f"{event['name'][:NAME_SHOWN]} \u2026 {event['status'].upper()} {event['duration']:.1f} s, to be tried again"
+            yield self._line(text), C.COLOR_CHANGED
+            yield from self._diagnostics(event["message"], C.COLOR_CHANGED)
+        elif kind == "detail" and event["number"] in self._red:
+            yield self._line(f"details of {self._red[event['number']]}"), C.COLOR_ERROR
+            yield from self._diagnostics(event["message"], C.COLOR_ERROR)
         elif kind == "bail_out":
             yield self._line(f"bail out: {event['reason']}"), C.COLOR_ERROR
         elif kind == "suite_end":
-            yield self._end(event)
+            yield from self._end(event)
         elif kind == "unreadable":
             yield self._line(f"unreadable event: {event['error']}"), C.COLOR_ERROR
 
     def _line(self, text: str) -> str:
         return f"  {self.label}  {printable(text)}"
 
+    def _plan(self, event: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
+        self.planned = event["count"]
+        if self.planned == 0:
+            yield self._line(f"skipped: {event['reason'] or 'no reason given'}"), C.COLOR_SKIP
+        elif event["reason"]:
+            yield self._line(event["reason"]), C.COLOR_WARN
+
+    def _place(self, event: dict[str, Any]) -> str:
+        plan = "" if self.planned is None else f"/{self.planned}"
+        return f"{self.seen}{plan} {event['name'][:NAME_SHOWN] or 'test ' + str(event['number'])} \u2026"
+
     def _test(self, event: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
         status = event["status"]
         colour = COLOURS.get(status, C.COLOR_ERROR)
-        plan = "" if self.planned is None else f"/{self.planned}"
-        name = event["name"][:NAME_SHOWN] or f"test {event['number']}"
-        yield self._line(f"{self.seen}{plan} {name} \u2026 {status.upper()} {event['duration']:.1f} s"), colour
+        yield self._line(f"{self._place(event)} {status.upper()} {event['duration']:.1f} s"), colour
+        for leftover in (event.get("leftovers") or [])[:DIAGNOSTICS_SHOWN]:
+            yield self._line(f"    left behind: {leftover[:NAME_SHOWN]}"), C.COLOR_WARN
         if status in _events.RED_STATUSES:
-            for diagnostic in _events.diagnostics(event["message"])[:DIAGNOSTICS_SHOWN]:
-                yield self._line(f"    {diagnostic[:NAME_SHOWN]}"), colour
+            if len(self._red) < NAMES_KEPT:
+                self._red[event["number"]] = event["name"][:NAME_SHOWN]
+            yield from self._diagnostics(event["message"], colour)
 
-    def _end(self, event: dict[str, Any]) -> tuple[str, str | None]:
+    def _not_run_test(self, event: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
+        """One line at most for each, for there may be thousands."""
+        self._not_run += 1
+        if self._not_run <= NOT_RUN_SHOWN:
+            why = (event["message"] or "no reason given").split("\n")[0][:NAME_SHOWN]
+            colour = C.COLOR_SKIP if _events.is_excused(event) else C.COLOR_ERROR
+            yield self._line(f"{self._place(event)} NOT RUN ({event['directive'] or 'no word'}: {why})"), colour
+
+    def _diagnostics(self, message: str | None, colour: str | None) -> Iterator[tuple[str, str | None]]:
+        for diagnostic in _events.diagnostics(message)[:DIAGNOSTICS_SHOWN]:
+            yield self._line(f"    {diagnostic[:NAME_SHOWN]}"), colour
+
+    def _end(self, event: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
+        if self._not_run > NOT_RUN_SHOWN:
+            yield self._line(f"and {self._not_run - NOT_RUN_SHOWN} more not run"), C.COLOR_SKIP
         if event["timed_out"]:
             how = "stopped at its deadline"
         elif event["error"]:
@@ -338,7 +469,7 @@ class Screen:
             how = f"ended with exit status {event['exit_status']}"
         good = not event["timed_out"] and not event["error"] and event["exit_status"] == 0
         text = f"{how}, {self.seen} tests seen, {event['duration']:.1f} s"
-        return self._line(text), None if good else C.COLOR_ERROR
+        yield self._line(text), None if good else C.COLOR_ERROR
 
 
 # --- the connection ---------------------------------------------------------------------------------------------
@@ -368,14 +499,14 @@ class Contact:
         """Run a command; return its exit status, output and error text."""
         return run_once(self._action.execute, command, data, limit, self.stopped)
 
-    def ask(self, command: str, wait: float) -> tuple[int, bytes, str]:
+    def ask(self, command: str, wait: float, data: bytes = b"\n") -> tuple[int, bytes, str]:
         """Run a command that may take 'wait' seconds and may be run again; return its status, output after the mark, errors."""
         began = time.monotonic()
         limit = wait + self._lost_after / 2
         silent_since = None
         while True:
             try:
-                status, output, errors = self.once(command, b"\n", limit)
+                status, output, errors = self.once(command, data, limit)
                 _noise, mark, output = output.partition(MARK.encode())
                 if not mark:
                     raise ContactFailed(f"the answer is not ours: {errors.strip()[:500]}")
@@ -406,15 +537,19 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         _validated, options = self.validate_argument_spec(
             argument_spec=ARGUMENTS,
-            mutually_exclusive=[["command", "argv"]],
-            required_one_of=[["command", "argv"]],
+            mutually_exclusive=[["command", "argv", "tests"]],
+            required_one_of=[["command", "argv", "tests"]],
         )
         request = self._request(options, task_vars or {})
         self._check_connection()
         result.update(changed=True, suite=request.suite, guest=request.guest)
         if self._task.check_mode:
             return {**result, "msg": "The suite was not run, because this is check mode."}
-        with self._open_events(request) as file, self._sightings(options["watch"], request.guest) as sightings:
+        with (
+            self._open_events(request) as file,
+            self._section(request, task_vars or {}),
+            self._sightings(options["watch"], request.guest) as sightings,
+        ):
             broken = self._run_suite(request, Contact(self, request.lost_after, sightings), EventStream(file))
         result.update(self._outcome(request))
         if broken is not None:
@@ -443,24 +578,23 @@ class ActionModule(ActionBase):
         for option in ("deadline", "lost_after"):
             if options[option] <= 0:
                 raise AnsibleActionFail(f"The {option} {options[option]} is refused: it must be a positive number of seconds.")
-        if bool(options["report"]) != (options["parser"] in REPORTS):
-            raise AnsibleActionFail(f"The option report is needed with the parsers {' and '.join(REPORTS)}, and only with them.")
         if not options["remote_dir"].startswith("/"):
             raise AnsibleActionFail(f"The remote_dir '{options['remote_dir']}' is refused: it must be an absolute path.")
+        base = posixpath.join(options["remote_dir"], f"{options['name']}-{secrets.token_hex(4)}")
+        try:
+            _suites.check(options)
+            spec = _suites.specification(options, posixpath.join(base, "work", options["chdir"] or ""), options["deadline_factor"])
+        except InvalidInput as error:
+            raise AnsibleActionFail(str(error)) from error
         return Request(
             suite=str(options["name"]),
             guest=str(guest),
-            command=options["command"] or list(options["argv"]),
-            parser=options["parser"],
-            deadline=options["deadline"],
-            environment={str(name): str(value) for name, value in options["environment"].items()},
-            chdir=options["chdir"],
+            spec=spec,
             source=self._source(options["source"]),
             results=Path(self._loader.path_dwim(options["results"])),
-            base=posixpath.join(options["remote_dir"], f"{options['name']}-{secrets.token_hex(4)}"),
+            base=base,
             python=options["python"] or self._guest_python(task_vars),
             lost_after=options["lost_after"],
-            report=options["report"],
         )
 
     @contextlib.contextmanager
@@ -509,9 +643,23 @@ class ActionModule(ActionBase):
         except OSError as error:
             raise AnsibleActionFail(f"Could not make the event file '{path}': {error.strerror}.") from error
 
+    @contextlib.contextmanager
+    def _section(self, request: Request, task_vars: dict[str, Any]) -> Iterator[None]:
+        """Fold the suite's lines where the CI can. Those of several guests at a time come mixed, and are left as they are."""
+        alone = len(task_vars.get("ansible_play_hosts") or []) == 1
+        marks = fold(request.label, os.environ, time.time()) if alone and not self._task.no_log else None
+        if marks is None:
+            yield
+            return
+        display.display(marks[0])
+        try:
+            yield
+        finally:
+            display.display((fold(request.label, os.environ, time.time()) or marks)[1])
+
     def _run_suite(self, request: Request, contact: Contact, events: EventStream) -> str | None:
         """Run the suite from start to fetched output; return why it has no true result, or None."""
-        broken = None
+        broken, logs = None, TestLogs()
         try:
             stopped = contact.stopped()
             if stopped is not None:
@@ -520,7 +668,7 @@ class ActionModule(ActionBase):
         except (ContactFailed, SuiteBroken) as error:
             return f"it cannot be started: {error}"
         try:
-            self._follow(request, contact, runner, events)
+            self._follow(request, contact, runner, events, logs)
         except GuestLost as error:
             return str(error)
         except GuestStopped as error:
@@ -533,6 +681,7 @@ class ActionModule(ActionBase):
             broken = str(error)
         try:
             self._fetch(request, contact)
+            self._fetch_tests(request, contact, logs)
         except SuiteBroken as error:
             display.warning(f"{request.label}: the output was not fetched: {error}")
         return broken
@@ -546,16 +695,17 @@ class ActionModule(ActionBase):
             raise SuiteBroken(f"exit status {status}: {printable(errors.strip())[:1000] or 'no message'}")
         return Runner(int(found[1]), found[2].decode())
 
-    def _follow(self, request: Request, contact: Contact, runner: Runner, events: EventStream) -> None:
+    def _follow(self, request: Request, contact: Contact, runner: Runner, events: EventStream, logs: TestLogs) -> None:
         """Show events until suite_end; raise SuiteBroken if it cannot come any more."""
         screen = Screen(request.label)
         limit = time.monotonic() + request.deadline + SLACK + request.lost_after
         while not events.ended:
             asked = time.monotonic()
             if asked > limit:
-                raise SuiteBroken(f"the runner did not end the suite {request.deadline} s after its start, nor soon after")
+                raise SuiteBroken(f"the runner did not end the suite {request.deadline:.0f} s after its start, nor soon after")
             status, output, errors = contact.ask(poll_command(request, runner, events.offset, POLL), POLL)
             for event in events.feed(output):
+                logs.add(event)
                 self._show(screen, event)
             if events.ended:
                 return
@@ -573,9 +723,32 @@ class ActionModule(ActionBase):
     def _fetch(self, request: Request, contact: Contact) -> None:
         """Bring the suite's output to the controller."""
         _status, output, _errors = contact.ask(fetch_command(request), FETCH)
-        logs, complaints = unpack(output)
-        for name, content in logs.items():
-            (request.directory / name).write_bytes(content)
+        logs, complaints = unpack(output, request.logs, LOG_LIMIT, len(request.logs) * (LOG_LIMIT + 64 * 1024))
+        missing = [name for name in request.logs if name not in logs]
+        if missing:
+            complaints.append(f"not fetched: {', '.join(missing)}")
+        self._keep(request, logs, complaints)
+
+    def _fetch_tests(self, request: Request, contact: Contact, logs: TestLogs) -> None:
+        """Bring the logs that tests have of their own."""
+        names = logs.files()
+        if not names:
+            return
+        asked = names[:TEST_FILES_LIMIT]
+        command = fetch_tests_command(request)
+        _status, output, _errors = contact.ask(command, FETCH, "".join(f"{name}\n" for name in asked).encode("ascii"))
+        files, complaints = unpack(output, frozenset(asked), TEST_LOG_LIMIT, TEST_LOGS_LIMIT)
+        fetched = {posixpath.join(*name.split("/")[:2]) for name in files}
+        missing = [directory for directory in logs.directories() if directory not in fetched]
+        if missing:
+            complaints.append(f"no log was fetched of {len(missing)} tests, first {', '.join(missing[:3])}")
+        self._keep(request, files, complaints)
+
+    def _keep(self, request: Request, files: dict[str, bytes], complaints: list[str]) -> None:
+        for name, content in files.items():
+            path = request.directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
         for complaint in complaints:
             display.warning(f"{request.label}: {complaint}")
 

@@ -4,8 +4,9 @@
 """What a suite said, and what it is worth: its events, parsed and judged. Pure.
 
 A suite is one of passed, failed, timeout, skipped and error. It is skipped if it says so with a reason (1..0 # SKIP why)
-or skipped each of its tests. It is an error if its result is missing, torn or contradictory; it is incomplete if nothing
-is wrong but that it ends too early or is not there, as when the guest goes away.
+or skipped each of its tests, or did not run them for a reason that was known beforehand. It is an error if its result is
+missing, torn or contradictory; it is incomplete if nothing is wrong but that it ends too early or is not there, as when
+the guest goes away.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ from typing import Any
 STATUSES = ("pass", "fail", "error", "skip", "timeout", "known", "flaky", "xpass", "not_run")
 RED_STATUSES = frozenset({"fail", "error", "timeout", "not_run"})
 SUITE_STATUSES = ("passed", "failed", "timeout", "skipped", "error")
+EXCUSES = frozenset({"requires", "denied"})  # why a test may be not run and still not be red
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # of a suite or a guest, for it becomes a directory
+LOGS = re.compile(r"tests/[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # of one test, below the directory of its suite
 
 LISTED = 1000  # tests not run: counted all, listed up to this
 ERRORS_LISTED = 20
+ATTEMPTS = 101
+LEFTOVERS = 100
+MESSAGE_LIMIT = 64 * 1024
 
 Data = dict[str, Any]
 
@@ -38,6 +44,32 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def is_status(value: Any) -> bool:
+    return isinstance(value, str) and value in STATUSES
+
+
+def is_logs(value: Any) -> bool:
+    return isinstance(value, str) and LOGS.fullmatch(value) is not None
+
+
+def is_attempts(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= ATTEMPTS and all(_is_attempt(attempt) for attempt in value)
+
+
+def _is_attempt(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and is_status(value.get("status"))
+        and is_number(value.get("duration"))
+        and is_text(value.get("message"))
+        and len(value) == 3
+    )
+
+
+def is_leftovers(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= LEFTOVERS and all(is_text(text) for text in value)
+
+
 def optional(check: Any) -> Any:
     return lambda value: value is None or check(value)
 
@@ -48,11 +80,16 @@ EVENT_FIELDS: dict[str, dict[str, Any]] = {
     "test": {
         "number": is_count,
         "name": is_text,
-        "status": lambda value: value in STATUSES,
+        "status": is_status,
         "duration": is_number,
         "directive": optional(is_text),
         "message": optional(is_text),
+        "logs": optional(is_logs),
+        "attempts": optional(is_attempts),
+        "leftovers": optional(is_leftovers),
     },
+    "attempt": {"number": is_count, "name": is_text, "attempt": is_count, "status": is_status, "duration": is_number, "message": is_text},
+    "detail": {"number": is_count, "message": is_text},
     "bail_out": {"reason": optional(is_text)},
     "suite_end": {
         "exit_status": optional(is_count),
@@ -160,14 +197,44 @@ def _fill(result: Data, kinds: dict[str, list[Data]]) -> None:
     for end in kinds["suite_end"][-1:]:
         for name in ("exit_status", "signal", "timed_out", "duration"):
             result[name] = end[name]
-    names = ("number", "name", "status", "duration", "message", "directive")
-    result["tests"] = [{name: event[name] for name in names} for event in kinds["test"]]
+    result["tests"] = [_test(event) for event in kinds["test"]]
+    _attach(result["tests"], kinds["detail"])
     result["seen"] = len(result["tests"])
     missing = _missing(result)
     result["tests"] += [_not_run(number) for number in missing]
     result["counts"].update(Counter(test["status"] for test in result["tests"]))
     unlisted = (result["planned"] or 0) - result["seen"] - len(missing)
     result["counts"]["not_run"] += max(0, unlisted)
+
+
+def _test(event: Data) -> Data:
+    """What is kept of a test: a field that few have only where it says something."""
+    names = ("number", "name", "status", "duration", "message", "directive")
+    return {**{name: event[name] for name in names}, **{name: event[name] for name in ("logs", "attempts", "leftovers") if event[name]}}
+
+
+def _attach(tests: list[Data], details: list[Data]) -> None:
+    """Add to the messages of tests what was told of them only at the end of the output."""
+    by_number = {test["number"]: test for test in tests}
+    for detail in details:
+        test = by_number.get(detail["number"])
+        if test is not None:
+            test["message"] = "\n".join(part for part in (test["message"], detail["message"]) if part)[:MESSAGE_LIMIT]
+
+
+def is_red(test: Data) -> bool:
+    """Tell whether a test speaks against its suite. One that was not run does, unless it was known beforehand that it would not."""
+    return test["status"] in RED_STATUSES and not is_excused(test)
+
+
+def is_excused(test: Data) -> bool:
+    return test["status"] == "not_run" and test["directive"] in EXCUSES
+
+
+def lost_tests(suite: Data) -> int:
+    """How many tests were not run although they should have been."""
+    lost: int = suite["counts"]["not_run"] - sum(is_excused(test) for test in suite["tests"])
+    return lost
 
 
 def _missing(result: Data) -> list[int]:
@@ -199,6 +266,10 @@ def _gaps(kinds: dict[str, list[Data]], result: Data) -> list[str]:
     return gaps
 
 
+def _has_red(result: Data) -> bool:
+    return lost_tests(result) > 0 or any(is_red(test) for test in result["tests"])
+
+
 def _frame_errors(events: list[Data], kinds: dict[str, list[Data]], result: Data, parser: str | None) -> list[str]:
     """One suite_start first, one suite_end last, and both of this suite."""
     errors = []
@@ -218,6 +289,12 @@ def _frame_errors(events: list[Data], kinds: dict[str, list[Data]], result: Data
 def _plan_errors(kinds: dict[str, list[Data]], result: Data) -> list[str]:
     """No more tests than planned, each once, and no empty plan without a reason."""
     errors = [f"test number {number} was reported {times} times" for number, times in _repeated(kinds["test"])]
+    numbers = {test["number"] for test in kinds["test"]}
+    errors += [
+        f"details of test number {detail['number']}, which was not reported"
+        for detail in kinds["detail"]
+        if detail["number"] not in numbers
+    ]
     if len(kinds["plan"]) > 1:
         errors.append("there is more than one plan")
     planned, seen = result["planned"], result["seen"]
@@ -260,7 +337,7 @@ def _exit_errors(end: Data, result: Data) -> list[str]:
     if end["exit_status"] is None and not end["signal"]:
         return ["the command ended with neither an exit status nor a signal"]
     good = end["exit_status"] == 0 and not end["signal"]
-    failed = any(result["counts"][status] for status in RED_STATUSES)
+    failed = _has_red(result)
     if not good and not failed:
         return [f"no test failed, but the command ended with {ended}"]
     if good and failed and result["parser"] == "exit_code":
@@ -270,7 +347,10 @@ def _exit_errors(end: Data, result: Data) -> list[str]:
 
 def _notes(kinds: dict[str, list[Data]], result: Data) -> list[str]:
     """What a reader should know and what decides nothing."""
-    notes = [f"skipped: {plan['reason']}" for plan in kinds["plan"] if plan["count"] == 0 and plan["reason"]]
+    notes = [plan["reason"] if plan["count"] else f"skipped: {plan['reason']}" for plan in kinds["plan"] if plan["reason"]]
+    excused = sum(is_excused(test) for test in result["tests"])
+    if excused:
+        notes.append(f"{excused} tests not run: their needs are not met, or they are denied")
     if result["counts"]["xpass"]:
         notes.append(f"{result['counts']['xpass']} tests marked TODO passed")
     for end in kinds["suite_end"]:
@@ -288,9 +368,9 @@ def _suite_status(result: Data) -> str:
         return "error"
     if result["timed_out"]:
         return "timeout"
-    if any(counts[status] for status in RED_STATUSES):
+    if _has_red(result):
         return "failed"
-    if result["seen"] == counts["skip"]:
+    if result["seen"] == counts["skip"] + counts["not_run"]:  # each of those not run has an excuse
         return "skipped"
     return "passed"
 
@@ -301,7 +381,7 @@ def suite_label(suite: Data) -> str:
 
 def deadline_text(suite: Data) -> str:
     after = "" if suite["duration"] is None else f" after {suite['duration']:.0f} s"
-    missing = suite["counts"]["not_run"]
+    missing = lost_tests(suite)
     return f"stopped at its deadline{after}" + (f"; {missing} tests not run" if missing else "")
 
 
@@ -311,7 +391,7 @@ def failed_tests(suites: list[Data]) -> list[Data]:
         {"suite": suite["name"], "guest": suite["guest"], **{key: test[key] for key in ("number", "name", "status", "message")}}
         for suite in suites
         for test in suite["tests"]
-        if test["status"] in RED_STATUSES
+        if is_red(test)
     ]
 
 

@@ -29,7 +29,7 @@ options:
     required: true
   command:
     description:
-      - The suite's command, for V(/bin/sh -c). One of O(command) and O(argv) is required.
+      - The suite's command, for V(/bin/sh -c). One of O(command), O(argv) and O(tests) is required.
       - Tests are read from standard output only. Perl's Test::More prints its diagnostics on standard error, so append
         V(2>&1) to have them in the messages.
     type: str
@@ -38,6 +38,102 @@ options:
       - The suite's command as a list of arguments, without a shell.
     type: list
     elements: str
+  tests:
+    description:
+      - Tests that are processes of their own, instead of one command. Each gets a session and, where it can be had, a
+        cgroup of its own, and is one test, whatever its parser counts. They run in this order, one after the other.
+      - A test that is at its deadline is looked at (its processes and where they wait), gets TERM, and five seconds
+        later KILL.
+      - What a test leaves behind is named and ended.
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description:
+          - Name of the test, unique in the suite. The default is the command.
+        type: str
+      command:
+        description:
+          - Command for C(/bin/sh -c). Give this, C(argv) or C(glob).
+        type: str
+      argv:
+        description:
+          - Command as a list of arguments, without a shell.
+        type: list
+        elements: str
+      glob:
+        description:
+          - Pattern of files, relative to the directory the suite runs in; C(**) goes down. Each executable file is a
+            test, named by its path, in the order of the paths. No match is an error.
+        type: str
+      parser:
+        description:
+          - How the test is read. One with assertions fails if any of them failed, and is an error if they contradict
+            their plan or the exit status.
+          - The default is V(exit_code).
+        type: str
+        choices: [tap, ktap, gtest, unittest, cargo, bpftrace, test_progs, exit_code]
+        default: exit_code
+      deadline:
+        description:
+          - Seconds the test may take. The default is what is left of the suite's.
+        type: int
+      requires:
+        description:
+          - What the test cannot do without, with the same keys as those of the suite.
+          - When a need is not met, the test is not run, which is shown with the reason and is not red.
+        type: dict
+        suboptions:
+          kernel:
+            description:
+              - Versions of the kernel, one or more comparisons, such as V(>=5.15) or V(>=5.15,<6.9).
+              - Compared by as many numbers as are given, so 6.1.55 is V(==6.1).
+            type: str
+          config:
+            description:
+              - Options the kernel was built with, such as V(CONFIG_BPF) for V(y) or V(m), or V(CONFIG_TUN=m).
+              - Read from C(/proc/config.gz) or C(/boot/config-<release>). Where neither is there, the need is not met.
+            type: list
+            elements: str
+          btf:
+            description:
+              - The kernel describes its types (C(/sys/kernel/btf/vmlinux)).
+            type: bool
+          kvm:
+            description:
+              - A virtual machine can be made through C(/dev/kvm).
+            type: bool
+          devices:
+            description:
+              - Paths of character or block devices, such as V(/dev/net/tun).
+            type: list
+            elements: str
+          memory_mib:
+            description:
+              - Memory in MiB that is available when the test would start.
+            type: int
+          commands:
+            description:
+              - Programs that are found on the PATH.
+            type: list
+            elements: str
+          probes:
+            description:
+              - Commands that tell by their exit status whether the guest has something. Each is run once in a suite,
+                for at most 30 seconds.
+            type: list
+            elements: dict
+            suboptions:
+              name:
+                description:
+                  - What the probe looks for, for the reason that is shown.
+                type: str
+                required: true
+              command:
+                description:
+                  - Command for C(/bin/sh -c) that ends with status 0 if it is there.
+                type: str
+                required: true
   parser:
     description:
       - V(tap) reads the Test Anything Protocol, versions 12 to 14.
@@ -50,20 +146,120 @@ options:
       - V(junit) reads a JUnit XML file that the suite leaves, named by O(report).
       - V(avocado) reads the C(results.json) of Avocado, named by O(report).
       - V(exit_code) makes the whole suite one test that passes if the command ends with status 0.
+      - V(tests) is for a suite with O(tests), and the default there. The default for a command is V(tap).
     type: str
-    choices: [tap, ktap, gtest, unittest, cargo, bpftrace, test_progs, junit, avocado, exit_code]
-    default: tap
+    choices: [tap, ktap, gtest, unittest, cargo, bpftrace, test_progs, junit, avocado, exit_code, tests]
   report:
     description:
       - File in which the suite leaves its results, relative to the directory in which it runs, or absolute.
-      - Needed with O(parser=junit) and O(parser=avocado), and only with them. The suite itself must write it; a file that
-        was there before and was not touched is an error.
+      - Needed with O(parser=junit) and O(parser=avocado). The suite itself must write it; a file that was there before
+        and was not touched is an error.
+      - With O(parser=test_progs) it may be the file of the option C(-J), which must then say the same as the output.
     type: str
   deadline:
     description:
-      - Seconds after which the suite and everything it started is ended.
+      - Seconds after which the suite and everything it started is ended. Tests that were not started then are not run,
+        which is red.
     type: int
     default: 600
+  deadline_factor:
+    description:
+      - Number by which O(deadline) and the deadlines of O(tests) are multiplied. An emulated guest needs more time.
+    type: float
+    default: 1.0
+  requires:
+    description:
+      - What the suite cannot do without.
+      - When a need is not met, the suite is skipped: it is not run and says which, and what was found instead.
+    type: dict
+    suboptions:
+      kernel:
+        description:
+          - Versions of the kernel, one or more comparisons, such as V(>=5.15) or V(>=5.15,<6.9).
+          - Compared by as many numbers as are given, so 6.1.55 is V(==6.1).
+        type: str
+      config:
+        description:
+          - Options the kernel was built with, such as V(CONFIG_BPF) for V(y) or V(m), or V(CONFIG_TUN=m).
+          - Read from C(/proc/config.gz) or C(/boot/config-<release>). Where neither is there, the need is not met.
+        type: list
+        elements: str
+      btf:
+        description:
+          - The kernel describes its types (C(/sys/kernel/btf/vmlinux)).
+        type: bool
+      kvm:
+        description:
+          - A virtual machine can be made through C(/dev/kvm).
+        type: bool
+      devices:
+        description:
+          - Paths of character or block devices, such as V(/dev/net/tun).
+        type: list
+        elements: str
+      memory_mib:
+        description:
+          - Memory in MiB that is available when the test would start.
+        type: int
+      commands:
+        description:
+          - Programs that are found on the PATH.
+        type: list
+        elements: str
+      probes:
+        description:
+          - Commands that tell by their exit status whether the guest has something. Each is run once in a suite, for at
+            most 30 seconds.
+        type: list
+        elements: dict
+        suboptions:
+          name:
+            description:
+              - What the probe looks for, for the reason that is shown.
+            type: str
+            required: true
+          command:
+            description:
+              - Command for C(/bin/sh -c) that ends with status 0 if it is there.
+            type: str
+            required: true
+  fail_fast:
+    description:
+      - Do not start further tests when one has failed. They are then not run, which is red.
+    type: bool
+    default: false
+  retries:
+    description:
+      - How often a failed test is run again, at most, after all others. One that passes then is V(flaky), never
+        V(pass), and all its attempts are kept.
+    type: int
+    default: 0
+  shard:
+    description:
+      - Which part of the tests to run, such as V(1/4) for the first of four. It is every fourth of the sorted names
+        that are selected, so that all shards together are all tests, each once.
+    type: str
+  select:
+    description:
+      - Patterns of names (C(fnmatch)); only tests that match one are run. A pattern that matches nothing is an error.
+    type: list
+    elements: str
+  deny:
+    description:
+      - Tests that must not run. They are shown as not run, with the reason, and are not red.
+    type: list
+    elements: dict
+    suboptions:
+      test:
+        description:
+          - Pattern of names (C(fnmatch)).
+        type: str
+        required: true
+      reason:
+        description:
+          - Why.
+        type: str
+        required: true
   environment:
     description:
       - Environment variables for the suite.
@@ -154,6 +350,23 @@ EXAMPLES = r"""
     name: units
     argv: [systemctl, is-system-running, --wait]
     parser: exit_code
+    results: "{{ mayfly_results }}"
+
+- name: Each program of a directory as a test of its own
+  mayfly.virt.suite:
+    name: net
+    source: tests/net
+    tests:
+      - glob: t/*.sh
+        parser: tap
+        deadline: 60
+      - name: offload
+        command: ./offload --all
+        requires: {kernel: ">=6.4", devices: [/dev/net/tun]}
+    deny:
+      - {test: "t/*flood*", reason: takes the guest's network down}
+    retries: 1
+    deadline: 900
     results: "{{ mayfly_results }}"
 """
 

@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import os
 import queue
+import re
 import signal
 import threading
 import time
@@ -19,6 +20,8 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure
 
 MARK = "=mayfly=\n"  # before it: whatever a login shell prints
+# GitHub's runner, and Azure's, take a command in any place of a line. The other kind, ::command::, must be at its start.
+CI_COMMAND = re.compile(r"##(?=\w*\[)")
 STOP_INTERVAL = 0.25  # seconds between two looks at whether to go on waiting
 
 
@@ -27,8 +30,8 @@ class ContactFailed(Exception):
 
 
 def printable(text: str) -> str:
-    """Make text of the guest safe for a terminal and a CI log: one line, no control characters."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+    """Make text of the guest safe for a terminal and a CI log: one line, no control characters, no command of a CI."""
+    return CI_COMMAND.sub("## ", "".join(char if char.isprintable() else "\ufffd" for char in text))
 
 
 def children() -> set[int]:

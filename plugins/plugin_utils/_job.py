@@ -13,6 +13,7 @@ from ..module_utils._console import read_allowances
 from ..module_utils._errors import InvalidInput
 from ..module_utils._names import check_domain_name, check_run_id, check_unique
 from ..module_utils._scrub import job_patterns
+from . import _suites
 from ._artifacts import check_pattern
 
 # Keys of a guest that are about its image and name; all others go to the module domain as they are.
@@ -107,9 +108,8 @@ def _suite(suite: t.Mapping[str, t.Any], guests: list[str], directory: str) -> d
             raise InvalidInput(
                 "Suite", suite["name"], f"it shall run on guest '{name}', which the job has not", f"Its guests: {', '.join(guests)}."
             )
-    if bool(suite.get("command")) == bool(suite.get("argv")):
-        raise InvalidInput("Suite", suite["name"], "it needs a command or an argv, and only one of them", "Give one.")
-    filled = {**suite, "parser": suite.get("parser") or "tap", "guests": wanted}
+    _suites.check(suite)
+    filled = {**suite, "parser": _suites.parser(suite), "guests": wanted}
     if suite.get("source"):
         filled["source"] = os.path.normpath(os.path.join(directory, os.path.expanduser(suite["source"])))
     return filled

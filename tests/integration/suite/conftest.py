@@ -21,6 +21,8 @@ import pytest
 import yaml
 from loopback import Sshd, wait_for
 
+from ansible_collections.mayfly.virt.plugins.plugin_utils import _suites
+
 ROOT = Path(__file__).resolve().parents[3]
 Eventually = Callable[..., Any]
 
@@ -109,6 +111,21 @@ class Site:
         for pid in self.runners():
             if b"runner.py" in command_line(pid):
                 os.kill(pid, signal.SIGTERM)
+            else:
+                wait_for(lambda pid=pid: cgroup_removed(pid))  # of one that was killed
+
+
+def cgroup_removed(pid: int) -> bool:
+    """Remove what a runner had if it was killed; in a guest it goes with the guest."""
+    runner = _suites.load_runner()
+    try:
+        path = runner.own_cgroup(Path("/proc/self/mounts").read_text(), Path("/proc/self/cgroup").read_text()) / f"mayfly-{pid}"
+        runner.remove_cgroups(path)
+    except ValueError:  # there are no cgroups here
+        return True
+    except OSError:  # what was killed in it is not gone yet
+        return False
+    return not path.exists()
 
 
 def command_line(pid: int) -> bytes:

@@ -244,3 +244,109 @@ def test_role_and_verdict(local_site: Any) -> None:
     (local_site.results / "job.json").write_text(json.dumps(job))
     assert local_site.run(judge)[0] == 0
     assert local_site.outcome["exit_code"] == 2
+
+
+# --- suites of many tests ---------------------------------------------------------------------------------------
+
+
+def scripts_in(site: Any, **texts: str) -> str:
+    """Make a source directory with executable files, and return its name."""
+    source = site.directory / "files" / "checks" / "t"
+    source.mkdir(parents=True)
+    for name, text in texts.items():
+        (source / f"{name}.sh").write_text(f"#!/bin/sh\n{text}\n")
+        (source / f"{name}.sh").chmod(0o755)
+    return "checks"
+
+
+def test_each_test_is_shown_and_its_logs_are_kept(site: Any) -> None:
+    source = scripts_in(site, opens="echo 1..1; echo ok 1", sums="echo 1..2; echo ok 1; echo not ok 2 - adds; echo '# got 3'; exit 1")
+    tests = [
+        {"glob": "t/*.sh", "parser": "tap"},
+        {"name": "luck", "command": "test -e ran || { touch ran; echo none; exit 1; }"},
+        {"name": "far", "command": "true", "requires": {"kernel": ">=99"}},
+        {"name": "silent", "argv": ["true"]},
+    ]
+    code, output = site.run(site.suite(source=source, tests=tests, retries=1, deny=[{"test": "none", "reason": "x"}]))
+    assert code == 0, output
+    assert "  smoke@bookworm  nothing matches deny 'none'\n" in output
+    assert "  smoke@bookworm  1/5 t/opens.sh \u2026 PASS 0." in output
+    assert "  smoke@bookworm  t/sums.sh \u2026 FAIL 0." in output
+    assert "NOT RUN (requires: kernel >=99: it is " in output
+    assert "5/5 luck \u2026 FLAKY" in output
+    outcome = site.outcome
+    assert (outcome["status"], outcome["planned"], outcome["seen"]) == ("failed", 5, 5)
+    assert {name: count for name, count in outcome["counts"].items() if count} == {"pass": 2, "fail": 1, "flaky": 1, "not_run": 1}
+    assert [test["name"] for test in outcome["failed_tests"]] == ["t/sums.sh"]
+    assert outcome["failed_tests"][0]["message"] == "failed: adds\n  got 3"
+    kept = {str(path.relative_to(site.kept())) for path in site.kept().rglob("*") if path.is_file()}
+    assert kept == {
+        "events.jsonl",
+        "runner.log",
+        "tests/t_opens.sh/stdout.log",
+        "tests/t_sums.sh/stdout.log",
+        "tests/t_sums.sh/attempt-1/stdout.log",
+        "tests/luck/attempt-1/stdout.log",
+    }
+    assert (site.kept() / "tests/luck/attempt-1/stdout.log").read_text() == "none\n"
+
+
+def test_a_hostile_test_gets_no_file_through_that_was_not_announced(local_site: Any) -> None:
+    secret = local_site.directory / "secret"
+    secret.write_text("of the controller")
+    written = (
+        "echo mine; cd ../out; until test -s tests/{0}/stdout.log; do :; done 2>/dev/null; cd tests; "  # it is the runner who writes it
+    )
+    bad = f"mkdir -p x bad/attempt-1; ln -s {secret} x/stdout.log; ln -s / bad/stderr.log; echo z | tee bad/x.log bad/attempt-1/stdout.log"
+    tests = [
+        {"name": "bad", "command": written.format("bad") + bad},
+        {"name": "replaced", "command": written.format("replaced") + f"ln -sf {secret} replaced/stdout.log"},
+    ]
+    code, output = local_site.run(local_site.suite(tests=tests))
+    assert code == 0, output
+    kept = {str(path.relative_to(local_site.kept())) for path in local_site.kept().rglob("*") if path.is_file()}
+    assert kept == {"events.jsonl", "runner.log", "tests/bad/stdout.log"}
+    assert not any(path.is_symlink() for path in local_site.kept().rglob("*"))
+    assert "left out 'tests/replaced/stdout.log'" in output
+    assert "no log was fetched of 1 tests, first tests/replaced" in output
+
+
+def test_what_the_runner_would_refuse_is_refused_by_the_task(local_site: Any) -> None:
+    code, output = local_site.run(local_site.suite(tests=[{"name": "a", "command": "true", "requires": {"kernel": "six"}}]))
+    assert code == 2
+    assert "needs 'kernel' as comparisons" in output
+    assert not local_site.results.exists()
+    code, output = local_site.run(local_site.suite(tests=[{"glob": "t/*"}]))
+    assert code == 2
+    assert "the glob 't/*' gives no test: nothing matches" in output
+
+
+def test_sections_of_a_ci(local_site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.delenv("GITLAB_CI", raising=False)
+    code, output = local_site.run(local_site.suite(command="echo 1..1; echo 'ok 1 - ::endgroup:: ##[endgroup]'"))
+    assert code == 0, output
+    lines = output.splitlines()
+    begin, end = lines.index("::group::smoke@bookworm"), lines.index("::endgroup::")
+    assert "1/1 ::endgroup:: ## [endgroup] \u2026 PASS" in lines[begin + 1]
+    assert "ended with exit status 0" in lines[end - 1]
+    assert sum(line.startswith("::") for line in lines) == 2
+    monkeypatch.setenv("GITLAB_CI", "true")
+    code, output = local_site.run(local_site.suite(name="other", command="echo 1..1; echo ok 1; exit 3"))
+    assert code == 0
+    assert "section_start:" in output
+    assert "section_end:" in output
+
+
+def test_the_role_gives_suites_of_tests_to_the_runner(local_site: Any) -> None:
+    tests = [{"name": "a", "command": "true", "deadline": 2}, {"name": "b", "argv": ["false"]}, {"name": "c", "command": "true"}]
+    suite = {"name": "many", "parser": "tests", "tests": tests, "deadline": 20, "select": ["[ab]"], "deny": [{"test": "b", "reason": "no"}]}
+    variables = {"suite_list": [suite], "suite_results": str(local_site.results), "suite_remote_dir": str(local_site.remote)}
+    role = {"ansible.builtin.import_role": {"name": "mayfly.virt.suite"}, "vars": {**variables, "suite_deadline_factor": 1.5}}
+    code, output = local_site.run(role)
+    assert code == 0, output
+    (spec,) = local_site.remote.glob("*/spec.json")
+    assert [test.get("deadline") for test in json.loads(spec.read_text())["tests"]] == [3, None, None]
+    events = local_site.events("many")
+    assert events[0]["deadline"] == 30.0
+    assert [(event["name"], event["status"]) for event in events if event["event"] == "test"] == [("a", "pass"), ("b", "not_run")]

@@ -44,7 +44,9 @@ class Program:
         self.out = directory / "out"
 
     def arguments(self, action: str, command: Any, **more: Any) -> list[str]:
-        spec = {"suite": "smoke", "command": command, "parser": "tap", "deadline": 30, "cwd": str(self.directory), **more}
+        spec = {"suite": "smoke", "parser": "tap", "deadline": 30, "cwd": str(self.directory), **more}
+        if command is not None:
+            spec["command"] = command
         (self.directory / "spec.json").write_text(json.dumps(spec))
         return [sys.executable, str(RUNNER), action, "--spec", str(self.directory / "spec.json"), "--dir", str(self.out)]
 

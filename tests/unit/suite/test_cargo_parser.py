@@ -70,8 +70,39 @@ def test_recorded(runner: ModuleType) -> None:
     ]
     assert outcome.tests[1]["directive"] == "needs root"
     assert (outcome.planned, outcome.errors) == (8, [])
-    assert judge(outcome, 101)["status"] == "failed"
+    judged = judge(outcome, 101)
+    assert judged["status"] == "failed"
+    message = judged["tests"][3]["message"].split("\n")
+    assert message[0] == "hi"
+    assert "assertion `left == right` failed" in message
     assert verdict(runner, "cargo", SAMPLE, 0) == "error"
+
+
+def test_what_a_failed_test_printed_is_no_test(runner: ModuleType) -> None:
+    text = """\
+running 2 tests
+test a ... FAILED
+test b ... FAILED
+
+failures:
+
+---- a stdout ----
+test b ... ok
+failures of a
+---- b stdout ----
+test result: none
+
+failures:
+    a
+    b
+
+test result: FAILED. 0 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s
+"""
+    judged = judge(parse(runner, "cargo", text, 101), 101)
+    assert judged["status"] == "failed"
+    assert [(test["name"], test["status"]) for test in judged["tests"]] == [("a", "fail"), ("b", "fail")]
+    assert judged["tests"][0]["message"] == "test b ... ok\nfailures of a"
+    assert judged["tests"][1]["message"] == "test result: none"
 
 
 def test_what_tests_print_does_not_hide_their_results(runner: ModuleType) -> None:

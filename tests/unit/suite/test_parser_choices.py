@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -20,8 +21,9 @@ ROOT = Path(__file__).resolve().parents[3]
 def test_action_and_module(runner: ModuleType) -> None:
     documented = yaml.safe_load(module.DOCUMENTATION)["options"]["parser"]
     assert sorted(runner.REPORTS) == sorted(action.REPORTS)
-    assert list(runner.PARSERS) == action.PARSERS == documented["choices"]
-    for name in runner.PARSERS:
+    assert list(runner.PARSERS) == action.PARSERS
+    assert documented["choices"] == [*runner.PARSERS, runner.TESTS]
+    for name in documented["choices"]:
         assert any(text.startswith(f"V({name})") for text in documented["description"])
 
 
@@ -29,5 +31,18 @@ def test_action_and_module(runner: ModuleType) -> None:
 def test_roles(runner: ModuleType, role: str, variable: str) -> None:
     specs = yaml.safe_load((ROOT / "roles" / role / "meta" / "argument_specs.yml").read_text())
     options = specs["argument_specs"]["main"]["options"][variable]["options"]
-    assert options["parser"]["choices"] == list(runner.PARSERS)
+    assert options["parser"]["choices"] == [*runner.PARSERS, runner.TESTS]
     assert options["report"]["type"] == "str"
+    for name in ("tests", "requires", "fail_fast", "retries", "shard", "select", "deny"):
+        compare(options[name], action.ARGUMENTS[name])
+    passed = (ROOT / "roles" / "suite" / "tasks" / "main.yml").read_text()
+    assert all(f" {name}: " in passed for name in [*options, "results", "guest"] if name != "guests")
+
+
+def compare(option: dict[str, Any], argument: dict[str, Any]) -> None:
+    """A role's option is that of the module; only the defaults are the module's business."""
+    for key in ("type", "elements", "choices", "required"):
+        assert option.get(key) == argument.get(key), (option, key)
+    assert set(option.get("options", {})) == set(argument.get("options", {}))
+    for name, inner in option.get("options", {}).items():
+        compare(inner, argument["options"][name])

@@ -42,7 +42,7 @@ def test_events_of_a_good_run(program: Any) -> None:
     events = program.run("echo 1..2; echo ok 1 - a; echo 'not ok 2 - b'; echo '# got 3'; echo oops >&2; exit 1")
     assert [event["event"] for event in events] == ["suite_start", "plan", "test", "test", "suite_end"]
     start, _plan, first, second, end = events
-    assert (start["suite"], start["parser"], start["deadline"], start["runner"]) == ("smoke", "tap", 30.0, "1")
+    assert (start["suite"], start["parser"], start["deadline"], start["runner"]) == ("smoke", "tap", 30.0, "2")
     assert start["command"] == ["/bin/sh", "-c", start["command"][2]]
     assert (first["status"], second["status"], second["message"]) == ("pass", "fail", "got 3")
     assert (end["exit_status"], end["signal"], end["timed_out"], end["planned"], end["seen"]) == (1, None, False, 2, 2)
@@ -133,7 +133,7 @@ def test_who_ignores_term_is_killed(runner: ModuleType, tmp_path: Path, monkeypa
     monkeypatch.setattr(runner, "GRACE", 0.3)
     spec = runner.Spec("smoke", ["/bin/sh", "-c", f"trap '' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 9; done"], "tap", 0.5)
     out = tmp_path / "out"
-    runner.Run(spec, out, runner.claim(out)).execute()
+    runner.CommandSuite(spec, out, runner.claim(out)).execute()
     end = json.loads((out / "events.jsonl").read_text().splitlines()[-1])
     assert (end["signal"], end["timed_out"], end["error"]) == ("SIGKILL", True, None)
     assert not alive(int((tmp_path / "pid").read_text()))
@@ -147,13 +147,33 @@ def test_leftovers_are_ended_and_named(program: Any) -> None:
     assert any(leftover.startswith(f"{pid} ") for leftover in events[-1]["leftovers"])
 
 
-def test_a_daemon_that_holds_the_output_does_not_hold_the_runner(program: Any) -> None:
-    events = program.run("setsid sh -c 'echo $$ > a; exec sleep 600' & while [ ! -s a ]; do :; done; echo 1..1; echo ok 1")
+DAEMON = "setsid sh -c 'echo $$ > a; exec sleep 600' & while [ ! -s a ]; do :; done; echo 1..1; echo ok 1"
+
+
+def test_a_daemon_that_holds_the_output_is_found_in_the_cgroup(program: Any) -> None:
+    events = program.run(DAEMON)
+    if events[0]["isolation"] != "cgroup":
+        pytest.skip(events[0]["isolation"])
+    pid = int((program.directory / "a").read_text())
+    assert events[-1]["leftovers"] == [f"{pid} sleep"]
+    assert events[-1]["duration"] < 10
+    assert not alive(pid)
+
+
+def test_without_cgroups_it_does_not_hold_the_runner(runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(mounts: str, membership: str) -> Path:
+        raise ValueError("there is none here")
+
+    monkeypatch.setattr(runner, "own_cgroup", none)
+    out = tmp_path / "out"
+    runner.CommandSuite(runner.Spec("smoke", ["/bin/sh", "-c", DAEMON], "tap", 30, cwd=str(tmp_path)), out, runner.claim(out)).execute()
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     try:
+        assert events[0]["isolation"] == "session only: there is none here"
         assert "left the session" in events[-1]["leftovers"][-1]
         assert events[-1]["duration"] < 10
     finally:
-        os.kill(int((program.directory / "a").read_text()), signal.SIGKILL)
+        os.kill(int((tmp_path / "a").read_text()), signal.SIGKILL)
 
 
 def test_events_are_there_while_the_suite_runs(program: Any, eventually: Eventually) -> None:
@@ -263,11 +283,24 @@ def test_garbage_and_endless_lines_are_survived(program: Any) -> None:
     assert not any(name.startswith("xxx") for name in names)
 
 
-def test_a_full_disk_is_told_and_does_not_end_the_suite(runner: ModuleType) -> None:
-    capture = runner.Capture(Path("/dev/full"), 1000)
+def test_a_full_disk_is_told_and_does_not_end_the_suite(runner: ModuleType, tmp_path: Path) -> None:
+    capture = runner.Capture(tmp_path / "stdout.log", 1000)
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        capture._file = full
+        assert capture.feed(b"ok 1\n") == ["ok 1"]
+        assert capture.feed(b"ok 2\n") == ["ok 2"]
+    assert capture.error == "stdout.log is incomplete: No space left on device"
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "file"])
+def test_what_was_put_in_the_place_of_a_log_is_not_written_to(runner: ModuleType, tmp_path: Path, kind: str) -> None:
+    path, other = tmp_path / "stdout.log", tmp_path / "other"
+    other.write_text("precious")
+    {"link": lambda: path.symlink_to(other), "pipe": lambda: os.mkfifo(path), "file": lambda: path.hardlink_to(other)}[kind]()
+    capture = runner.Capture(path, 1000)
     assert capture.feed(b"ok 1\n") == ["ok 1"]
-    assert capture.feed(b"ok 2\n") == ["ok 2"]
-    assert capture.error == "full is incomplete: No space left on device"
+    assert capture.error == "stdout.log is incomplete: File exists"
+    assert other.read_text() == "precious"
 
 
 def test_an_error_of_the_runner_itself_still_ends_the_suite(runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +310,7 @@ def test_an_error_of_the_runner_itself_still_ends_the_suite(runner: ModuleType, 
     monkeypatch.setattr(runner.TapParser, "feed", broken)
     out = tmp_path / "out"
     with pytest.raises(ZeroDivisionError):
-        runner.Run(runner.Spec("smoke", ["/bin/sh", "-c", "echo ok; sleep 600"], "tap", 30), out, runner.claim(out)).execute()
+        runner.CommandSuite(runner.Spec("smoke", ["/bin/sh", "-c", "echo ok; sleep 600"], "tap", 30), out, runner.claim(out)).execute()
     end = json.loads((out / "events.jsonl").read_text().splitlines()[-1])
     assert end["event"] == "suite_end"
     assert "the runner failed: ZeroDivisionError: a bug" in end["error"]

@@ -21,30 +21,24 @@ from ansible.errors import AnsibleConnectionFailure
 
 from ansible_collections.mayfly.virt.plugins.action import suite
 from ansible_collections.mayfly.virt.plugins.modules import suite as documented
-from ansible_collections.mayfly.virt.plugins.plugin_utils import _contact
+from ansible_collections.mayfly.virt.plugins.plugin_utils import _contact, _suites
+
+BASE = "/var/lib/x y/smoke-1"
 
 
-def request_for(tmp_path: Path, **change: Any) -> suite.Request:
+def request_for(tmp_path: Path, options: dict[str, Any] | None = None, **change: Any) -> suite.Request:
+    asked = options or {"command": "true"}
     fields = {
         "suite": "smoke",
         "guest": "bookworm",
-        "command": "true",
-        "parser": "tap",
-        "deadline": 60,
-        "environment": {},
-        "chdir": None,
+        "spec": _suites.specification({"name": "smoke", "deadline": 60, **asked}, f"{BASE}/work/t"),
         "source": None,
         "results": tmp_path,
-        "base": "/var/lib/x y/smoke-1",
+        "base": BASE,
         "python": "/usr/bin/python3",
         "lost_after": 60,
     }
     return suite.Request(**{**fields, **change})
-
-
-def test_a_report_is_part_of_the_specification_only_if_asked_for(tmp_path: Path) -> None:
-    assert "report" not in json.loads(request_for(tmp_path).spec())
-    assert json.loads(request_for(tmp_path, parser="junit", report="out.xml").spec())["report"] == "out.xml"
 
 
 # --- to the guest -----------------------------------------------------------------------------------------------
@@ -57,7 +51,7 @@ def test_one_archive_carries_runner_specification_and_source(tmp_path: Path) -> 
     (source / "t" / "a.sh").chmod(0o755)
     (source / "link").symlink_to("t/a.sh")
     os.mkfifo(source / "fifo")
-    data = suite.pack(request_for(tmp_path, source=source, chdir="t", environment={"A": "b"}))
+    data = suite.pack(request_for(tmp_path, {"command": "true", "environment": {"A": "b"}}, source=source))
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         members = {member.name: member for member in archive}
         spec = json.load(archive.extractfile("spec.json"))
@@ -73,7 +67,8 @@ def test_one_archive_carries_runner_specification_and_source(tmp_path: Path) -> 
 def test_commands_are_shell_text_and_quote_paths(tmp_path: Path) -> None:
     request = request_for(tmp_path, base="/tmp/a b; rm -rf x/s-1")
     runner = suite.Runner(1, "0-0")
-    for text in (suite.start_command(request), suite.poll_command(request, runner, 7, 20), suite.fetch_command(request)):
+    commands = [suite.start_command(request), suite.poll_command(request, runner, 7, 20)]
+    for text in [*commands, suite.fetch_command(request), suite.fetch_tests_command(request)]:
         # sh -n reads the text without running it.
         assert subprocess.run(["/bin/sh", "-n", "-c", text], capture_output=True, check=False).returncode == 0
         assert "'/tmp/a b; rm -rf x/s-1" in text
@@ -98,8 +93,12 @@ def entry(name: str, content: bytes = b"text", kind: bytes = tarfile.REGTYPE, ta
     return member, content if kind == tarfile.REGTYPE else b""
 
 
+def unpacked(archive: bytes, each: int = 10_000, total: int = 100_000) -> tuple[dict[str, bytes], list[str]]:
+    return suite.unpack(archive, suite.LOGS, each, total)
+
+
 def test_expected_logs_are_unpacked() -> None:
-    logs, complaints = suite.unpack(archive_of(entry("stdout.log", b"a"), entry("stderr.log", b"b"), entry("runner.log", b"")))
+    logs, complaints = unpacked(archive_of(entry("stdout.log", b"a"), entry("stderr.log", b"b"), entry("runner.log", b"")))
     assert logs == {"stdout.log": b"a", "stderr.log": b"b", "runner.log": b""}
     assert complaints == []
 
@@ -121,38 +120,80 @@ def test_expected_logs_are_unpacked() -> None:
     ],
 )
 def test_anything_else_is_left_out_and_told(member: tuple[tarfile.TarInfo, bytes]) -> None:
-    logs, complaints = suite.unpack(archive_of(entry("stderr.log", b"fine"), member))
+    logs, complaints = unpacked(archive_of(entry("stderr.log", b"fine"), member))
     assert logs == {"stderr.log": b"fine"}
+    assert len(complaints) == 1
     assert "left out" in complaints[0]
     assert "\n" not in complaints[0]
-    assert complaints[-1].startswith("not fetched: stdout.log")
 
 
 def test_the_second_file_of_a_name_does_not_replace_the_first() -> None:
-    logs, complaints = suite.unpack(archive_of(entry("stdout.log", b"first"), entry("stdout.log", b"second")))
+    logs, complaints = unpacked(archive_of(entry("stdout.log", b"first"), entry("stdout.log", b"second")))
     assert logs["stdout.log"] == b"first"
     assert "once each" in complaints[0]
 
 
-def test_an_archive_that_unpacks_to_anything_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "LOG_LIMIT", 1024)
-    logs, complaints = suite.unpack(gzip.compress(bytes(10_000_000)))
+def test_an_archive_that_unpacks_to_anything_is_cut() -> None:
+    logs, complaints = unpacked(gzip.compress(bytes(10_000_000)))
     assert logs == {}
-    assert "unpacks to more than" in complaints[0]
+    assert "unpacks to more than 100000 bytes" in complaints[0]
 
 
-def test_a_log_that_is_too_long_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "LOG_LIMIT", 1024)
-    logs, complaints = suite.unpack(archive_of(entry("stdout.log", bytes(5000))))
+def test_of_a_cut_archive_what_came_before_is_kept() -> None:
+    whole = archive_of(entry("stdout.log", b"all of it"), entry("stderr.log", os.urandom(5000)))
+    logs, complaints = unpacked(whole[:-1000])
+    assert logs == {"stdout.log": b"all of it"}
+    assert "is cut after" in complaints[0]
+    assert "cannot be read" in complaints[1]
+
+
+def test_complaints_are_bounded() -> None:
+    _logs, complaints = unpacked(archive_of(*(entry(f"x{number}") for number in range(60))))
+    assert len(complaints) == suite.COMPLAINTS_SHOWN + 1
+    assert complaints[-1] == "and 50 more complaints of the archive"
+
+
+def test_a_log_that_is_too_long_is_cut() -> None:
+    logs, complaints = unpacked(archive_of(entry("stdout.log", bytes(5000))), each=1024)
     assert len(logs["stdout.log"]) == 1024
     assert complaints[0] == "stdout.log was cut after 1024 of 5000 bytes"
 
 
 @pytest.mark.parametrize("damage", [b"", b"no archive", archive_of(entry("stdout.log", bytes(5000)))[:-20], gzip.compress(b"\xff" * 600)])
 def test_a_damaged_archive_is_told(damage: bytes) -> None:
-    logs, complaints = suite.unpack(damage)
+    logs, complaints = unpacked(damage)
     assert set(logs) <= {"stdout.log"}
     assert complaints
+
+
+def test_logs_of_tests_are_asked_for_by_the_names_that_events_announce() -> None:
+    logs = suite.TestLogs()
+    test = {
+        "event": "test",
+        "number": 1,
+        "name": "a",
+        "status": "pass",
+        "duration": 1,
+        "directive": None,
+        "logs": "tests/a",
+        "attempts": None,
+    }
+    failed = {**test, "status": "fail", "logs": "tests/b"}
+    flaky = {**test, "status": "flaky", "logs": "tests/c", "attempts": [{}, {}]}
+    for event in (test, failed, flaky, {**test, "logs": None}, {"event": "plan", "count": 4}):
+        logs.add(event)
+    assert logs.directories() == ["tests/b", "tests/c", "tests/a"]  # of a limited number, those that failed come
+    both = [f"{place}/{name}" for place in ("tests/b", "tests/c", "tests/c/attempt-1", "tests/a") for name in ("stdout.log", "stderr.log")]
+    assert logs.files() == both
+
+
+@pytest.mark.parametrize(
+    "logs", ["tests/../../x", "/etc", "tests/a/b", "tests/", "tests/.a", "other/a", "tests/a\nb", "tests/" + "a" * 200]
+)
+def test_an_event_that_announces_logs_elsewhere_is_unreadable(logs: str) -> None:
+    test = {"event": "test", "time": 1, "number": 1, "name": "a", "status": "pass", "duration": 1, "logs": logs}
+    (event,) = suite.EventStream(io.BytesIO()).feed(json.dumps(test).encode() + b"\n")
+    assert event["event"] == "unreadable"
 
 
 def test_events_are_kept_byte_for_byte_and_joined_across_answers() -> None:
@@ -192,6 +233,67 @@ def test_a_guest_cannot_write_on_the_terminal_nor_to_the_ci_system() -> None:
     ((line, _colour),) = suite.Screen("s@g").lines(test)
     assert line.isprintable()
     assert line.startswith("  s@g  1 a")
+
+
+@pytest.mark.parametrize("name", ["##[error]x", "a ##[add-mask]b", "##vso[task.complete]", "x ##[stop-commands]y"])
+def test_a_guest_cannot_write_a_command_into_the_middle_of_a_line(name: str) -> None:
+    test = {"event": "test", "number": 1, "name": name, "status": "fail", "duration": 0.0, "directive": None, "message": name}
+    lines = [line for line, _colour in suite.Screen("s@g").lines(test)]
+    assert len(lines) == 2
+    assert not any("##[" in line or "##vso[" in line for line in lines)
+
+
+def test_what_is_said_of_tests_that_do_not_run_is_short() -> None:
+    screen = suite.Screen("s@g")
+    plan = {"event": "plan", "count": 30, "reason": "nothing matches deny 'x*'"}
+    test = {
+        "event": "test",
+        "name": "t",
+        "status": "not_run",
+        "duration": 0.0,
+        "directive": "requires",
+        "message": "kernel >=9: it is 6.1\nmore",
+    }
+    end = {"event": "suite_end", "exit_status": 0, "signal": None, "timed_out": False, "duration": 1.0, "error": None}
+    events = [plan, *({**test, "number": number} for number in range(1, 31)), end]
+    lines = [text for event in events for text, _colour in screen.lines(event)]
+    assert lines[:2] == ["  s@g  nothing matches deny 'x*'", "  s@g  1/30 t \u2026 NOT RUN (requires: kernel >=9: it is 6.1)"]
+    assert lines[-2:] == ["  s@g  and 10 more not run", "  s@g  ended with exit status 0, 30 tests seen, 1.0 s"]
+    assert len(lines) == 1 + 20 + 2
+
+
+def test_attempts_details_and_what_is_left_behind() -> None:
+    screen = suite.Screen("s@g")
+    attempt = {"event": "attempt", "number": 1, "name": "t", "attempt": 1, "status": "fail", "duration": 2.0, "message": "got 3"}
+    test = {
+        "event": "test",
+        "number": 1,
+        "name": "t",
+        "status": "fail",
+        "duration": 3.0,
+        "directive": None,
+        "message": "",
+        "leftovers": ["7 sleep"],
+    }
+    detail = {"event": "detail", "number": 1, "message": "ValueError: x"}
+    events = [attempt, test, detail, {**detail, "number": 2}]
+    assert [text for event in events for text, _colour in screen.lines(event)] == [
+        "  s@g  t \u2026 FAIL 2.0 s, to be tried again",
+        "  s@g      got 3",
+        "  s@g  1 t \u2026 FAIL 3.0 s",
+        "  s@g      left behind: 7 sleep",
+        "  s@g  details of t",
+        "  s@g      ValueError: x",
+    ]
+
+
+def test_sections_where_the_ci_knows_them() -> None:
+    assert suite.fold("smoke@one", {}, 7) is None
+    assert suite.fold("smoke@one", {"GITHUB_ACTIONS": "true"}, 7) == ("::group::smoke@one", "::endgroup::")
+    assert suite.fold("smoke@one", {"GITLAB_CI": "true"}, 7.2) == (
+        "\x1b[0Ksection_start:7:mayfly_smoke_one\r\x1b[0Ksmoke@one",
+        "\x1b[0Ksection_end:7:mayfly_smoke_one\r\x1b[0K",
+    )
 
 
 # --- patience ---------------------------------------------------------------------------------------------------
@@ -258,8 +360,12 @@ def test_an_error_that_is_no_broken_connection_is_not_retried() -> None:
 
 
 def test_documentation_and_argument_specification_agree() -> None:
-    options = yaml.safe_load(documented.DOCUMENTATION)["options"]
-    assert set(options) == set(suite.ARGUMENTS)
-    for name, argument in suite.ARGUMENTS.items():
+    compare(yaml.safe_load(documented.DOCUMENTATION)["options"], suite.ARGUMENTS)
+
+
+def compare(documented_options: dict[str, Any], arguments: dict[str, Any]) -> None:
+    assert set(documented_options) == set(arguments)
+    for name, argument in arguments.items():
         for key in ("type", "default", "choices", "elements", "required"):
-            assert options[name].get(key) == argument.get(key), (name, key)
+            assert documented_options[name].get(key) == argument.get(key), (name, key)
+        compare(documented_options[name].get("suboptions", {}), argument.get("options", {}))

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import json
 from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -102,6 +104,104 @@ def test_older_kernels_count_failed_subtests_too(runner: ModuleType) -> None:
 def test_what_is_short_or_contradicts_itself_is_an_error(runner: ModuleType, old: str, new: str) -> None:
     assert old in GOOD
     assert verdict(runner, "test_progs", GOOD.replace(old, new)) == "error"
+
+
+# --- with the report of -J --------------------------------------------------------------------------------------
+
+# What -J writes of SAMPLE, after the source of test_progs.
+REPORT: dict[str, Any] = {
+    "success": 3,
+    "success_subtest": 2,
+    "skipped": 2,
+    "failed": 1,
+    "results": [
+        {
+            "name": "mptcp",
+            "number": 178,
+            "message": "",
+            "failed": True,
+            "subtests": [{"name": "base", "number": 1, "message": "actual -1 < expected 0\\n", "failed": True}],
+        }
+    ],
+}
+
+
+def with_report(runner: ModuleType, text: str, report: bytes | None, exit_status: int, *, timed_out: bool = False) -> list[str]:
+    """The complaints of a run that printed the text and left the report."""
+    parser = runner.PARSERS["test_progs"]("smoke", 0.0)
+    for second, line in enumerate(text.split("\n"), start=1):
+        parser.feed(line, float(second))
+    error = "there is none" if report is None else None
+    parser.finish(runner.End(exit_status=exit_status, report=report, report_error=error, timed_out=timed_out))
+    errors: list[str] = parser.errors
+    return errors
+
+
+def test_a_report_that_says_the_same(runner: ModuleType) -> None:
+    assert with_report(runner, SAMPLE, json.dumps(REPORT).encode(), 1) == []
+    good = {"success": 3, "success_subtest": 1, "skipped": 2, "failed": 0, "results": []}
+    assert with_report(runner, GOOD, json.dumps(good).encode(), 0) == []
+
+
+def test_a_report_is_not_quite_json(runner: ModuleType) -> None:
+    raw = json.dumps(REPORT).replace("actual -1", "it\\'s \x01 and \t raw \xff")
+    assert with_report(runner, SAMPLE, raw.encode("latin-1"), 1) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"success": 4}, "the report says 4 success, the summary 3"),
+        ({"success_subtest": 1}, "the report says 1 success_subtest, the summary 2"),
+        ({"skipped": 0}, "the report says 0 skipped, the summary 2"),
+        ({"failed": 0}, "the report says 0 failed, the summary 1"),
+        ({"results": []}, "2 failed by the lines and not by the report: mptcp, mptcp/base"),
+        ({"results": [{**REPORT["results"][0], "subtests": []}]}, "1 failed by the lines and not by the report: mptcp/base"),
+        ({"results": [*REPORT["results"], {"name": "align", "failed": True}]}, "1 failed by the report and not by the lines: align"),
+        ({"results": None}, "no list of results"),
+        ({"results": [1]}, "no list of results"),
+        ({"results": [{"name": "a", "subtests": [1]}]}, "no list of objects"),
+        ({"success": "3"}, "each of the counts"),
+        ({"failed": True}, "each of the counts"),
+    ],
+)
+def test_a_report_that_says_something_else_is_an_error(runner: ModuleType, change: dict[str, Any], words: str) -> None:
+    errors = with_report(runner, SAMPLE, json.dumps({**REPORT, **change}).encode(), 1)
+    assert any(words in error for error in errors)
+
+
+@pytest.mark.parametrize("report", [None, b"", b"[]", b"{", b"[" * 100_000, json.dumps(REPORT).encode()[:-20]])
+def test_a_report_that_is_none_is_an_error(runner: ModuleType, report: bytes | None) -> None:
+    assert any("the report cannot be used" in error for error in with_report(runner, SAMPLE, report, 1))
+    assert with_report(runner, "#1 a:OK", report, 0, timed_out=True) == []
+
+
+def test_a_report_is_of_one_program(runner: ModuleType) -> None:
+    errors = with_report(runner, SAMPLE + SAMPLE, json.dumps(REPORT).encode(), 1)
+    assert any("2 summaries were printed" in error for error in errors)
+
+
+def test_the_report_is_read_when_it_is_asked_for(program: Any) -> None:
+    (program.directory / "new.json").write_text(json.dumps(REPORT))
+    (program.directory / "printed").write_text(SAMPLE)
+    events = program.run("cat printed; cp new.json out.json; exit 1", parser="test_progs", report="out.json")
+    assert events[-1]["error"] is None
+
+
+def test_a_report_that_was_there_before_is_not_taken(program: Any) -> None:
+    (program.directory / "out.json").write_text(json.dumps(REPORT))
+    (program.directory / "printed").write_text(SAMPLE)
+    events = program.run("cat printed; exit 1", parser="test_progs", report="out.json")
+    assert "which did not write it" in events[-1]["error"]
+
+
+# --- further ----------------------------------------------------------------------------------------------------
+
+
+def test_a_test_of_which_some_subtests_were_skipped(runner: ModuleType) -> None:
+    """As newer kernels print it."""
+    text = "#1/1 a/b:OK\n#1/2 a/c:SKIP\n#1 a:OK (SKIP: 1/2)\nSummary: 1/1 PASSED, 1 SKIPPED, 0 FAILED\n"
+    assert verdict(runner, "test_progs", text) == "passed"
 
 
 def test_the_deadline_is_no_contradiction(runner: ModuleType) -> None:

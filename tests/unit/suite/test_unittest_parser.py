@@ -1,7 +1,7 @@
 # Copyright: the Mayfly authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What python3 -m unittest -v prints: recorded with Python 3.10 and 3.11 (tracebacks left out), damaged, garbage."""
+"""What python3 -m unittest -v prints: recorded with Python 3.10 and 3.11 (tracebacks left out), 3.9 and 3.13; damaged, garbage."""
 
 from __future__ import annotations
 
@@ -60,6 +60,44 @@ def test_recorded(runner: ModuleType, version: str) -> None:
     assert outcome.planned == outcome.seen == 20
     assert judge(outcome, 1)["status"] == "failed"
     assert judge(parse(runner, "unittest", (SAMPLES / f"unittest-{version}.txt").read_text(), 0), 0)["status"] == "error"
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.13"])
+def test_what_is_told_at_the_end_belongs_to_its_test(runner: ModuleType, version: str) -> None:
+    outcome = parse(runner, "unittest", (SAMPLES / f"unittest-details-{version}.txt").read_text(), 1)
+    judged = judge(outcome, 1)
+    assert (judged["status"], judged["errors"]) == ("failed", [])
+    red = [(test["name"].removeprefix("test_rec."), test["message"].split("\n")) for test in judged["tests"] if test["status"] != "pass"]
+    unnamed = "outside of a test" if version == "3.9" else None
+    assert sorted((name, lines[0]) for name, lines in red) == sorted(
+        [
+            ("A.test_a", "AssertionError: 1 != 2 : why"),
+            ("A.test_asub (i=1)", "AssertionError: 1 == 1"),
+            ("A.test_b", "ValueError: x"),
+            ("A.test_zdoc", "AssertionError: doc"),
+            ("T.test_t", "AssertionError: both"),
+            (unnamed or "T.test_t", "OSError: down"),
+            (unnamed or "Z.setUpClass", "RuntimeError: no class"),
+        ]
+    )
+    messages = dict(red)
+    assert messages["A.test_b"][1] == "Traceback (most recent call last):"
+    assert messages["A.test_b"][-1] == "second line"
+    assert messages["A.test_zdoc"][-1] == "AssertionError: doc"
+
+
+def test_a_test_that_prints_what_looks_like_details_hides_no_test(runner: ModuleType) -> None:
+    rule = "=" * 70
+    text = GOOD.replace("test_b (good.A.test_b)\n", f"{rule}\nFAIL: test_a (good.A.test_a)\ntest_b (good.A.test_b)\n")
+    assert verdict(runner, "unittest", text) == "error"
+
+
+def test_details_have_a_bound(runner: ModuleType) -> None:
+    head = f"test_a (g.A.test_a) ... FAIL\n\n{'=' * 70}\nFAIL: test_a (g.A.test_a)\n{'-' * 70}\n"
+    outcome = parse(runner, "unittest", head + ("x" * 9000 + "\n") * 500 + "Ran 1 test in 0.1s\n\nFAILED (failures=1)\n", 1)
+    (detail,) = [event for event in outcome.events if event["event"] == "detail"]
+    assert len(detail["message"]) < 33_000
+    assert judge(outcome, 1)["status"] == "failed"
 
 
 def test_good(runner: ModuleType) -> None:
