@@ -74,7 +74,7 @@ def test_a_guest_with_everything(run: Modules, host: Host) -> None:
     assert list(result["seconds"]) == ["running"]
     assert result["console_log"] == str(host.run_dir() / "one-r1.console.log")
     document = etree.fromstring(host.xml("one-r1"))
-    assert document.findtext("os/cmdline") == "root=LABEL=x watchdog_thresh=60 quiet"
+    assert document.findtext("os/cmdline") == "root=LABEL=x sysrq_always_enabled watchdog_thresh=60 quiet"
     assert [node.get("file") for node in document.findall("devices/disk/source")] == [
         str(host.run_dir() / "one-r1.qcow2"),
         str(host.run_dir() / "one-r1.seed.iso"),
