@@ -74,6 +74,8 @@ class Autopsy:
         self.directory.mkdir(mode=0o700)
         self.dump.unlink(missing_ok=True)
         if self._domain is not None:
+            if self._state != "running":
+                self.left_out.append(f"the domain is {self._state}: what only the guest itself could tell is not there")
             self._look(self._domain)
         else:
             self.left_out.append("the domain is gone: only its console and QEMU's log are left")

@@ -145,6 +145,7 @@ def test_when_the_memory_is_dumped(
     found = perform(state, **wanted)
     assert found.dump.exists() is dumped
     assert found.missing == {}
+    assert any(f"the domain is {state}" in note for note in found.left_out) is (state != "running")
     if dumped:
         assert struct.unpack_from("<q", found.dump.read_bytes(), 4096) == (190840832,)
 
