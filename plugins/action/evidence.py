@@ -29,6 +29,7 @@ from ..plugin_utils._contact import ContactFailed, printable, run_once
 
 _MIB = 1024 * 1024
 _GRACE = 20  # seconds beyond what a command may take: connecting to an emulated guest takes some
+_SIGN_OF_LIFE = 3  # a guest that does nothing within this part of the time hangs
 _UNPACKED = 16  # how much more than is kept an archive may unpack to: of big logs the end is kept
 
 _ARGUMENTS: dict[str, t.Any] = {
@@ -130,6 +131,7 @@ class Collection:
         given, found = self._given, self._keeper.found
         found.missing.update({str(name): str(why) for name, why in given["missing"].items()})
         found.left_out += given["left_out"]
+        self._knock()
         for command in given["commands"]:
             self._command(command["name"], command["command"])
         limit, timeout = given["total_limit"], given["timeout"]
@@ -144,14 +146,23 @@ class Collection:
             self._archive("coredumps", _artifacts.coredumps_text(limit, timeout), [], limit)
         return not self._silence
 
-    def _ask(self, name: str, text: str) -> tuple[int, bytes, str] | None:
-        if not self._silence:
-            try:
-                return run_once(self._execute, text, b"\n", self._given["timeout"] + _GRACE)
-            except ContactFailed as error:
-                self._silence = f"the guest does not answer: {printable(str(error))[:300]}"
-        self._keeper.missed(name, self._silence)
+    def _knock(self) -> None:
+        """See whether the machine does anything at all, before something that may take long is asked of it."""
+        if self._given["commands"] or self._given["paths"] or self._given["coredumps"]:
+            self._run(":", self._given["timeout"] / _SIGN_OF_LIFE)
+
+    def _run(self, text: str, seconds: float) -> tuple[int, bytes, str] | None:
+        try:
+            return run_once(self._execute, text, b"\n", seconds + _GRACE)
+        except ContactFailed as error:
+            self._silence = f"the guest does not answer: {printable(str(error))[:300]}"
         return None
+
+    def _ask(self, name: str, text: str) -> tuple[int, bytes, str] | None:
+        answer = None if self._silence else self._run(text, self._given["timeout"])
+        if answer is None:
+            self._keeper.missed(name, self._silence)
+        return answer
 
     def _command(self, name: str, command: str) -> None:
         given = self._given

@@ -26,6 +26,7 @@ from ._types import RunCommand
 
 QEMU_LOGS = Path("/var/log/libvirt/qemu")
 DAEMON_CONFIGURATIONS = (Path("/etc/libvirt/libvirtd.conf"), Path("/etc/libvirt/virtqemud.conf"))
+SYSTEMD = Path("/run/systemd/system")
 LOG_END = 4 * 1024 * 1024  # bytes that are kept of a log, its end
 DAEMON_LOG_END = 32 * 1024 * 1024  # of the daemon's log are looked through
 POLL = 0.2
@@ -49,18 +50,49 @@ class Wanted:
     patience: float
 
 
+class DaemonLog:
+    """What libvirt's daemon wrote of late, read once for all domains: a log has other people's too."""
+
+    def __init__(self, run_command: RunCommand) -> None:
+        self._run_command = run_command
+        self._lines: list[str] | None = None
+        self.silent = False
+
+    def about(self, words: t.Sequence[str]) -> bytes:
+        """Return the lines that have one of the words."""
+        if self._lines is None:
+            self._lines = [line for text in self._read() for line in text.splitlines()]
+        return "".join(f"{line}\n" for line in self._lines if any(word in line for word in words)).encode()[-LOG_END:]
+
+    def _read(self) -> list[str]:
+        files = daemon_logs([file.read_text(encoding="utf-8", errors="replace") for file in DAEMON_CONFIGURATIONS if file.exists()])
+        if files:
+            return [_end(Path(file), DAEMON_LOG_END).decode("utf-8", "replace") for file in files]
+        if SYSTEMD.is_dir():
+            return [self._journal()]
+        self.silent = True
+        return []
+
+    def _journal(self) -> str:
+        argv = ["journalctl", "--no-pager", "--quiet", "-b", "-o", "short-iso", "-u", "libvirtd", "-u", "virtqemud", "-n", "100000"]
+        code, out, err = self._run_command(argv)
+        if code != 0:
+            raise MayflyError("read the journal of", "libvirtd", err or out)
+        return out
+
+
 class Autopsy:
     """Looks at one domain and writes down what it finds; what cannot be had is said and does not keep the rest from being had."""
 
     def __init__(
-        self, hypervisor: Hypervisor, paths: RunPaths, domain: SeenDomain | None, state: str, wanted: Wanted, run_command: RunCommand
+        self, hypervisor: Hypervisor, paths: RunPaths, domain: SeenDomain | None, state: str, wanted: Wanted, daemon: DaemonLog
     ) -> None:
         self._hypervisor = hypervisor
         self._paths = paths
         self._domain = domain
         self._state = state
         self._wanted = wanted
-        self._run_command = run_command
+        self._daemon = daemon
         self._console = paths.console(wanted.name)
         self.directory = evidence_dir(paths) / wanted.name
         self.dump = evidence_dir(paths) / f"{wanted.name}.vmcore"
@@ -74,6 +106,8 @@ class Autopsy:
         self.directory.mkdir(mode=0o700)
         self.dump.unlink(missing_ok=True)
         if self._domain is not None:
+            if self._state != "running":
+                self.left_out.append(f"the domain is {self._state}: what only the guest itself could tell is not there")
             self._look(self._domain)
         else:
             self.left_out.append("the domain is gone: only its console and QEMU's log are left")
@@ -168,25 +202,9 @@ class Autopsy:
         else:
             self.left_out.append(f"qemu.log: there is no {log}")
         words = [self._wanted.name, *([self._domain.uuid] if self._domain else [])]
-        self._try("libvirt.log", lambda: self._daemon_log(words))
-
-    def _daemon_log(self, words: list[str]) -> bytes:
-        """Return what libvirt's daemon logged of this domain: a log has other people's domains too."""
-        sources = daemon_logs([file.read_text(encoding="utf-8", errors="replace") for file in DAEMON_CONFIGURATIONS if file.exists()])
-        texts = [_end(Path(source), DAEMON_LOG_END).decode("utf-8", "replace") for source in sources if Path(source).exists()]
-        if not sources and Path("/run/systemd/system").is_dir():
-            texts.append(self._journal())
-        elif not texts:
+        self._try("libvirt.log", lambda: self._daemon.about(words))
+        if self._daemon.silent:
             self.left_out.append("libvirt.log: libvirt's daemon writes no log of its own; log_outputs in its configuration sets one")
-        lines = [line for text in texts for line in text.splitlines() if any(word in line for word in words)]
-        return "".join(f"{line}\n" for line in lines).encode()[-LOG_END:]
-
-    def _journal(self) -> str:
-        argv = ["journalctl", "--no-pager", "--quiet", "-b", "-o", "short-iso", "-u", "libvirtd", "-u", "virtqemud", "-n", "100000"]
-        code, out, err = self._run_command(argv)
-        if code != 0:
-            raise MayflyError("read the journal of", "libvirtd", err or out)
-        return out
 
     def _consoles(self) -> None:
         """Last: what was done above made the kernel talk. virtlogd begins a new file when one is full; the older ones are .0, .1, …"""

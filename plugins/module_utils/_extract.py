@@ -441,16 +441,20 @@ def _unxz(chunks: t.Iterator[bytes]) -> t.Iterator[bytes]:
     machine = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
     for chunk in chunks:
         waiting = chunk
-        while not machine.eof and (waiting or not machine.needs_input):
+        while not _at_end(machine) and (waiting or not machine.needs_input):
             try:
                 yield machine.decompress(waiting, CHUNK)
             except lzma.LZMAError as error:
                 raise Broken(f"its compression is damaged: {error}") from error
             waiting = b""
-        if machine.eof:
+        if _at_end(machine):
             _expect_padding(machine.unused_data, chunks)
             return
     raise Broken("it is cut short")
+
+
+def _at_end(machine: t.Any) -> bool:
+    return bool(machine.eof)
 
 
 def _expect_padding(rest: bytes, chunks: t.Iterator[bytes]) -> None:

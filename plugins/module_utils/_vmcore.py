@@ -98,9 +98,9 @@ RESERVE = 1024  # MiB that must be left on a disk
 
 
 def refusal(memory_mib: int, free_mib: int, limit_mib: int) -> str:
-    """Return why a guest of this size is not dumped, or an empty string. A dump may be as big as the memory."""
+    """Return why a guest of this size is not dumped, or an empty string. A dump may be as big as the memory, and lies there twice."""
     if memory_mib > limit_mib:
         return f"the guest has {memory_mib} MiB of memory, and dumps of at most {limit_mib} MiB are wanted"
-    if memory_mib + RESERVE > free_mib:
-        return f"there are {free_mib} MiB left on the disk, and a dump may take {memory_mib} MiB and must leave {RESERVE} MiB"
+    if 2 * memory_mib + RESERVE > free_mib:
+        return f"there are {free_mib} MiB left on the disk, and a dump may take {2 * memory_mib} MiB and must leave {RESERVE} MiB"
     return ""

@@ -50,6 +50,7 @@ options:
   dump_limit_mib:
     description:
       - Domains with more memory than this are not dumped, in MiB. A dump takes at most as much as there is memory, mostly far less.
+      - There must be room for it twice and for 1 GiB more in O(state_dir), for QEMU writes another format than tools read.
     type: int
     default: 4096
   patience:
@@ -128,7 +129,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _module
-from ..module_utils._domain_evidence import Autopsy, Wanted
+from ..module_utils._domain_evidence import Autopsy, DaemonLog, Wanted
 from ..module_utils._errors import InvalidInput
 from ..module_utils._libvirt import Hypervisor
 from ..module_utils._names import check_domain_name, check_run_id, check_unique
@@ -152,12 +153,13 @@ def gather(module: AnsibleModule, hypervisor: Hypervisor, paths: RunPaths) -> li
     params = module.params
     seen = {domain.name: domain for domain in owned(hypervisor.domains(), paths.state_dir, paths.run)}
     states = hypervisor.states()
+    daemon = DaemonLog(_module.Tools(module).run)
     results = []
     for name in params["domains"]:
         domain = seen.get(name)
         state = states.get(domain.uuid, "gone") if domain else "gone"
         wanted = Wanted(name, name in params["hung"], params["memory_dump"], params["dump_limit_mib"], params["patience"])
-        autopsy = Autopsy(hypervisor, paths, domain, state, wanted, _module.Tools(module).run)
+        autopsy = Autopsy(hypervisor, paths, domain, state, wanted, daemon)
         autopsy.perform()
         result = {"name": name, "state": state, "directory": str(autopsy.directory), "dump": ""}
         if autopsy.dump.exists():

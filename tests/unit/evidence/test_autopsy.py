@@ -15,7 +15,7 @@ import pytest
 from test_images import INFO, flattened, kdump
 
 from ansible_collections.mayfly.virt.plugins.module_utils import _domain_evidence, _vmcore
-from ansible_collections.mayfly.virt.plugins.module_utils._domain_evidence import Autopsy, Wanted, daemon_logs, settled
+from ansible_collections.mayfly.virt.plugins.module_utils._domain_evidence import Autopsy, DaemonLog, Wanted, daemon_logs, settled
 from ansible_collections.mayfly.virt.plugins.module_utils._domain_xml import SeenDomain
 from ansible_collections.mayfly.virt.plugins.module_utils._errors import MayflyError
 from ansible_collections.mayfly.virt.plugins.module_utils._run import RunPaths
@@ -73,6 +73,7 @@ class Daemon:
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunPaths:
     monkeypatch.setattr(_domain_evidence, "QEMU_LOGS", tmp_path / "qemu")
     monkeypatch.setattr(_domain_evidence, "DAEMON_CONFIGURATIONS", (tmp_path / "libvirtd.conf",))
+    monkeypatch.setattr(_domain_evidence, "SYSTEMD", tmp_path / "systemd")
     monkeypatch.setattr(_domain_evidence, "SETTLED", 0.05)
     monkeypatch.setattr(_domain_evidence, "POLL", 0.01)
     made = RunPaths(tmp_path / "state", "r1")
@@ -86,6 +87,11 @@ def daemon(paths: RunPaths) -> Daemon:
     return Daemon(paths.console(NAME))
 
 
+def journalctl(argv: list[str]) -> tuple[int, str, str]:
+    assert argv[0] == "journalctl"
+    return 0, f"Nov 21 host libvirtd[1]: {NAME} failed\nNov 21 host libvirtd[1]: two-r1 failed\n", ""
+
+
 Perform = Callable[..., Autopsy]
 
 
@@ -94,7 +100,7 @@ def perform(paths: RunPaths, daemon: Daemon) -> Perform:
     def do(state: str = "running", *, gone: bool = False, **wanted: Any) -> Autopsy:
         domain = None if gone else SeenDomain(NAME, "uuid-1", None, 128, 1, (), (), "")
         defaults = {"hung": False, "memory_dump": "on_crash", "dump_limit_mib": 4096, "patience": 0.3}
-        autopsy = Autopsy(daemon, paths, domain, state, Wanted(NAME, **{**defaults, **wanted}), lambda _argv: (1, "", "no journal"))
+        autopsy = Autopsy(daemon, paths, domain, state, Wanted(NAME, **{**defaults, **wanted}), DaemonLog(journalctl))
         autopsy.perform()
         return autopsy
 
@@ -145,6 +151,7 @@ def test_when_the_memory_is_dumped(
     found = perform(state, **wanted)
     assert found.dump.exists() is dumped
     assert found.missing == {}
+    assert any(f"the domain is {state}" in note for note in found.left_out) is (state != "running")
     if dumped:
         assert struct.unpack_from("<q", found.dump.read_bytes(), 4096) == (190840832,)
 
@@ -211,6 +218,23 @@ def test_of_the_daemons_log_only_what_is_about_this_domain_is_kept(perform: Perf
     (tmp_path / "libvirtd.conf").write_text(f'# log_outputs="1:file:/no"\nlog_outputs = "3:syslog:libvirtd 1:file:{log}"\n')
     found = perform()
     assert (found.directory / "libvirt.log").read_text() == f"1: error: {NAME} failed\n3: uuid-1 gone\n"
+
+
+def test_the_journal_is_read_once_where_there_is_one(perform: Perform, tmp_path: Path) -> None:
+    (tmp_path / "systemd").mkdir()
+    found = perform()
+    assert (found.directory / "libvirt.log").read_text() == f"Nov 21 host libvirtd[1]: {NAME} failed\n"
+    asked = []
+
+    def counted(argv: list[str]) -> tuple[int, str, str]:
+        asked.append(argv)
+        return journalctl(argv)
+
+    log = DaemonLog(counted)
+    assert [log.about([name]).count(b"\n") for name in (NAME, "two-r1", "host", "nobody")] == [1, 1, 2, 0]
+    assert len(asked) == 1
+    with pytest.raises(MayflyError, match="read the journal of 'libvirtd': no permission"):
+        DaemonLog(lambda _argv: (1, "", "no permission")).about([NAME])
 
 
 def test_files_that_the_daemons_log_to() -> None:

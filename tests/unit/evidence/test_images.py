@@ -101,8 +101,8 @@ def test_a_guests_vmcoreinfo_may_say_anything(info: bytes) -> None:
     [
         (2048, 10_000, 4096, ""),
         (4097, 100_000, 4096, "4097 MiB of memory, and dumps of at most 4096 MiB"),
-        (2048, 3071, 4096, "3071 MiB left on the disk"),
-        (2048, 3072, 4096, ""),
+        (2048, 5119, 4096, "5119 MiB left on the disk"),
+        (2048, 5120, 4096, ""),
     ],
 )
 def test_a_dump_must_fit(memory: int, free: int, limit: int, why: str) -> None:
