@@ -855,6 +855,7 @@ GTEST_START = re.compile(r"\[={10}\] Running (\d{1,9}) tests? from ")
 GTEST_END = re.compile(r"\[={10}\] (\d{1,9}) tests? from \d+ test (?:suite|case)s? ran\.")
 GTEST_RUN = re.compile(r"\[ RUN      \] (.+)$")
 GTEST_RESULT = re.compile(r"\[ {1,7}(OK|FAILED|SKIPPED|SKIP|TIMEOUT) {1,3}\] (.+)$")
+GTEST_OK = "[       OK ] "
 GTEST_TOTAL = re.compile(r"\[ {1,3}(PASSED|FAILED|SKIPPED|SKIP) {1,3}\] (\d{1,9}) tests?(?:\.|, listed below:)$")
 GTEST_MARK = re.compile(r"\[(?:[=-]{10}| {1,7}[A-Z]+ {1,6})\] ")
 GTEST_STATUS = {"OK": "pass", "FAILED": "fail", "SKIPPED": "skip", "SKIP": "skip", "TIMEOUT": "timeout"}
@@ -906,6 +907,8 @@ class GtestParser(LineParser):
     def _total(self, line: str) -> None:
         total = GTEST_TOTAL.match(line)
         if total is None:
+            if line.startswith(GTEST_OK):  # the program's first line is lost, or its last came too early
+                self._complain(f"a result outside of a test program: {line[:80]}")
             return
         counted = sum(self._counts[status] for status in GTEST_TOTALS[total[1]])
         if counted != int(total[2]):

@@ -170,7 +170,7 @@ options:
   requires:
     description:
       - What the suite cannot do without.
-      - When a need is not met, the suite is skipped: it is not run and says which, and what was found instead.
+      - When one is not met, the suite is skipped and says which, and what was found instead.
     type: dict
     suboptions:
       kernel:

@@ -192,6 +192,11 @@ def test_names_may_repeat_and_lines_be_huge(runner: ModuleType) -> None:
     assert verdict(runner, "gtest", text) == "passed"
 
 
+def test_a_result_outside_of_a_program_is_an_error(runner: ModuleType) -> None:
+    assert verdict(runner, "gtest", "[       OK ] Ring.Opens (0 ms)\n" + GOOD) == "error"
+    assert verdict(runner, "gtest", GOOD + "[       OK ] Ring.Opens (0 ms)\n") == "error"
+
+
 parts = st.sampled_from([*GOOD.splitlines(), "[  FAILED  ] Ring.Opens (0 ms)", "[   SKIP   ] x.y", "\tFound: x", ""])
 
 
