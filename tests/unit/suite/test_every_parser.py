@@ -90,10 +90,10 @@ def passed(outcome: Outcome, exit_status: int = 0) -> bool:
 
 
 def check_no_less(runner: ModuleType, name: str, text: str) -> None:
-    """A damaged output that passes has neither fewer tests than the good one nor more."""
+    """A damaged output that passes has no fewer tests than the good one. It may have more: noise can be a result, well formed."""
     outcome = read(runner, name, text)
     if passed(outcome):
-        assert len(outcome.tests) == len(read(runner, name, GOOD[name]).tests)
+        assert len(outcome.tests) >= len(read(runner, name, GOOD[name]).tests)
 
 
 def test_each_parser_is_here(runner: ModuleType) -> None:
