@@ -13,8 +13,9 @@ Exit code and verdict:
 * 1, failed: a test failed, timed out or was not run, or a guest's kernel complained, and every suite has a true result.
   A kernel that died explains what is missing of its guest: an incomplete result, a failed phase run or collect. Then
   the kernel under test has said no, and nothing else went wrong.
+* 1, failed: the job calls red what happened (flaky, xpass, not_run, or lost tests of its baseline).
 * 2, error: all is well except that cleanup failed. Failed tests win over this one.
-* 0, passed.
+* 0, passed. Failures that are known issues are not red; what they never excuse stands in _known.py.
 
 A run in which every suite was skipped has tested nothing.
 """
@@ -22,12 +23,18 @@ A run in which every suite was skipped has tested nothing.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from ._baseline import compare, lost_reason
+from ._clues import add_clues
 from ._console import death, last_words, scan_console
 from ._events import NAME, STATUSES, SUITE_STATUSES, deadline_text, is_number, is_text, judge_suite, load_json, optional, suite_label
+from ._known import Excuses
+from ._outcome import is_red, red_count
+from ._policy import Policy, read_policy
 
 SCHEMA = 1
 PHASES = ("prepare", "run", "collect", "cleanup")
@@ -45,6 +52,7 @@ class Evidence:
     events: dict[tuple[str, str], str] = field(default_factory=dict)  # by suite and guest
     consoles: dict[str, str] = field(default_factory=dict)  # by guest
     facts: dict[str, str] = field(default_factory=dict)  # by guest
+    read: Callable[[str], str] = lambda _path: ""  # a log by its path below the results
 
 
 # --- phases -----------------------------------------------------------------------------------------------------
@@ -119,6 +127,7 @@ class Job:
     guests: list[Data] = field(default_factory=list)
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)  # suite, guest, parser
     environment: Data = field(default_factory=dict)
+    policy: Policy = field(default_factory=Policy)
     errors: list[str] = field(default_factory=list)
 
 
@@ -138,10 +147,12 @@ def read_job(text: str | None, run_id: str) -> Job:
     job.run_id = str(raw.get("run_id") or run_id)
     job.name = None if raw.get("job") is None else str(raw["job"])
     job.created = None if raw.get("created") is None else str(raw["created"])
-    known = ("run_id", "job", "created", "guests", "suites", "environment")
+    known = ("run_id", "job", "created", "guests", "suites", "environment", "policy")
     inner = raw.get("environment")
     job.environment = {key: value for key, value in raw.items() if key not in known}
     job.environment.update(inner if isinstance(inner, dict) else {})
+    job.policy, errors = read_policy(raw.get("policy"))
+    job.errors += errors
     job.guests = _named(raw, "guests", job.errors)
     suites = _named(raw, "suites", job.errors)
     if not suites:
@@ -197,6 +208,14 @@ def judge(evidence: Evidence) -> Data:
     guests += [
         _judge_guest({"name": name}, evidence) for name in sorted(evidence.consoles) if name not in [guest["name"] for guest in job.guests]
     ]
+    started, ended = _span(job, phases)
+    excuses = Excuses(job.policy.known_issues, (_iso(started) or "")[:10] or None, evidence.consoles, evidence.read)
+    for suite in suites:
+        excuses.apply(suite)
+        _judge_by_policy(suite, job.policy.fail_on)
+        add_clues(suite, _first_trouble(guests, suite["guest"]), evidence.read)
+    comparison = None if job.policy.baseline is None else compare(job.policy.baseline, suites)
+    lost = [lost_reason(comparison)] if comparison and comparison["counts"]["lost"] and "lost" in job.policy.fail_on else []
     dead = {guest["name"] for guest in guests if death(guest["console"])}
     died = [suite for suite in suites if _died_with_guest(suite, dead)]
     others = [suite for suite in suites if not _died_with_guest(suite, dead)]
@@ -204,19 +223,25 @@ def judge(evidence: Evidence) -> Data:
     infrastructure = job.errors + phase_errors + failures + _unread(guests)
     if all(suite["status"] == "skipped" for suite in suites):
         infrastructure.append("nothing was tested" + (": every suite was skipped" if suites else ""))
-    exit_code = _exit_code(others, guests, infrastructure, cleanup)
-    started, ended = _span(job, phases)
+    exit_code = _exit_code(others, guests, infrastructure, lost, cleanup)
+    reasons = _kernel_reasons(guests) + _suite_reasons(others, job.policy.fail_on) + infrastructure
+    reasons += _suite_reasons(died, job.policy.fail_on) + explained + lost + cleanup
+    if exit_code:
+        reasons += excuses.reasons()
     return {
         "schema": SCHEMA,
         "run_id": job.run_id,
         "job": job.name,
         "verdict": ("passed", "failed", "error")[exit_code],
         "exit_code": exit_code,
-        "reasons": _kernel_reasons(guests) + _suite_reasons(others) + infrastructure + _suite_reasons(died) + explained + cleanup,
+        "reasons": reasons,
         "started": _iso(started),
         "ended": _iso(ended),
         "duration": None if started is None or ended is None else round(max(0.0, ended - started), 3),
         "environment": job.environment,
+        "policy": {"fail_on": job.policy.fail_on},
+        "known_issues": excuses.summary(),
+        "baseline": comparison,
         "phases": [{**entry, "started": _iso(entry["started"]), "ended": _iso(entry["ended"])} for entry in phases],
         "guests": guests,
         "suites": [{**suite, "started": _iso(suite["started"])} for suite in suites],
@@ -224,14 +249,25 @@ def judge(evidence: Evidence) -> Data:
     }
 
 
-def _exit_code(suites: list[Data], guests: list[Data], infrastructure: list[str], cleanup: list[str]) -> int:
+def _exit_code(suites: list[Data], guests: list[Data], infrastructure: list[str], lost: list[str], cleanup: list[str]) -> int:
     """Judge by the suites that did not die with their guest; of those that did, the guest's console tells."""
     statuses = {suite["status"] for suite in suites}
     if infrastructure or "error" in statuses:
         return 2
-    if statuses & {"failed", "timeout"} or any(guest["console"]["trouble"] for guest in guests):
+    if statuses & {"failed", "timeout"} or lost or any(guest["console"]["trouble"] for guest in guests):
         return 1
     return 2 if cleanup else 0
+
+
+def _judge_by_policy(suite: Data, fail_on: list[str]) -> None:
+    """A suite that is good by itself has failed where the job says so."""
+    if suite["status"] in ("passed", "skipped") and red_count(suite, fail_on):
+        suite["status"] = "failed"
+
+
+def _first_trouble(guests: list[Data], name: str) -> Data | None:
+    trouble = [line for guest in guests if guest["name"] == name for line in guest["console"]["trouble"] if not line.get("allowed")]
+    return next((line for line in trouble if line["fatal"]), trouble[0] if trouble else None)
 
 
 def _died_with_guest(suite: Data, dead: set[str]) -> bool:
@@ -306,7 +342,7 @@ def _and_more(count: int) -> str:
     return f" and {count} more" if count else ""
 
 
-def _suite_reasons(suites: list[Data]) -> list[str]:
+def _suite_reasons(suites: list[Data], fail_on: list[str]) -> list[str]:
     reasons = []
     for suite in suites:
         label, counts = suite_label(suite), suite["counts"]
@@ -315,9 +351,25 @@ def _suite_reasons(suites: list[Data]) -> list[str]:
             reasons.append(f"{label}: {deadline_text(suite)}")
         if failed and not (suite["timed_out"] and suite["parser"] == "exit_code"):
             reasons.append(f"{label}: {failed} of {suite['planned'] or suite['seen']} tests failed")
-        if counts["not_run"] and not (suite["timed_out"] or suite["errors"]):
-            reasons.append(f"{label}: {counts['not_run']} tests were not run")
+        not_run = red_count(suite) - failed
+        if not_run and not (suite["timed_out"] or suite["errors"]):
+            reasons.append(f"{label}: {not_run} tests were not run")
         reasons += [f"{label}: {error}" for error in suite["errors"]]
+        reasons += _policy_reasons(suite, fail_on)
+    return reasons
+
+
+def _policy_reasons(suite: Data, fail_on: list[str]) -> list[str]:
+    """What is red only because the job says so."""
+    red = [test for test in suite["tests"] if is_red(test, fail_on) and not is_red(test)]
+    said = {"flaky": "passed only when tried again", "xpass": "passed although they should have failed", "not_run": "were left out"}
+    reasons = []
+    for status, text in said.items():
+        names = [test["name"] or f"number {test['number']}" for test in red if test["status"] == status]
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            listed = ", ".join(f"{name:.80}" for name in names[:3])
+            reasons.append(f"{suite_label(suite)}: {len(names)} tests {text}, which the job calls red: {listed}{more}")
     return reasons
 
 

@@ -132,6 +132,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mayfly.virt.plugins.module_utils import _events, _junit, _report, _summary, _verdict
 
 READ_LIMIT = 256 * 1024 * 1024  # of one file; a console that fills more than this would fill the memory too
+LOG_LIMIT = 8 * 1024 * 1024  # of a log that is searched
 OUTPUT_LIMIT = 1024 * 1024  # of what a suite printed, its end
 RETURNED_TESTS = 100
 
@@ -174,7 +175,17 @@ def gather(results: Path) -> _verdict.Evidence:
         events={key: text for key, text in events.items() if text is not None},
         consoles=read_consoles(results),
         facts=read_by_guest(results, "facts.json"),
+        read=lambda path: read_log(results, path),
     )
+
+
+def read_log(results: Path, path: str) -> str:
+    """Return the beginning of a log, nothing if it is not there or no plain file below the results: its name came from a guest."""
+    place = results / path
+    if not place.is_file() or place.resolve() != results.resolve() / path:
+        return ""
+    with place.open("rb") as file:
+        return file.read(LOG_LIMIT).decode("utf-8", "replace")
 
 
 def read_end(path: Path) -> str | None:

@@ -38,6 +38,7 @@ def plan(job: t.Mapping[str, t.Any], run_id: str, created: str, directory: str) 
         "images": list({image["name"]: image for image in images}.values()),
         "guests": [_guest(guest, image, run_id) for guest, image in zip(guests, images)],
         "suites": suites,
+        "policy": dict(job.get("policy") or {}),
     }
 
 
