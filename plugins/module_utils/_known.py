@@ -24,6 +24,7 @@ from typing import Any
 from . import _signature
 from ._errors import InvalidInput
 from ._events import suite_label
+from ._failures import split_failures
 from ._outcome import logs_of, red_count
 
 WHERE = ("message", "console", "output")
@@ -34,19 +35,6 @@ EXPLAINED_EXIT = 124  # above are 'cannot be run', 'died of a signal' and Perl's
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::\d{1,5})?(?:/[!-;=?-~]*)?")
-# How tests begin to tell of a failure. The kind that is most frequent in a message counts its failures.
-_FAILURE_STARTS = [
-    re.compile(pattern)
-    for pattern in (
-        r"\s*not ok\b",
-        r"\s*#?\s*Failed (?:\(TODO\) )?test\b",
-        r"Traceback \(most recent call last\)",
-        r"\S+:\d+: Failure",
-        r".*\bpanicked at\b",
-        r"\s*(?:FAIL|FAILED|ERROR)\b[: ]",
-    )
-]
-
 Data = dict[str, Any]
 
 
@@ -197,7 +185,7 @@ class Excuses:
                 return
 
     def _has_signature(self, entry: Data, suite: Data, test: Data) -> bool:
-        failures = failures_in(test["message"] or "")
+        failures = split_failures(_signature.searchable(test["message"] or ""))
         if entry["where"] != "message":
             failures = [self._log(entry["where"], suite, test)] if len(failures) == 1 else []
         self._searched += sum(len(line) for lines in failures for line in lines)
@@ -225,19 +213,6 @@ class Excuses:
             suite["errors"].append(f"all that failed is known, and that does not explain that the command ended with {ended}")
         else:
             suite["status"] = "passed"
-
-
-def failures_in(message: str) -> list[list[str]]:
-    """Return the lines of each failure a message tells of, what stands before the first one among them all."""
-    lines = _signature.searchable(message)
-    starts: list[int] = []
-    for pattern in _FAILURE_STARTS:
-        found = [index for index, line in enumerate(lines) if pattern.match(line)]
-        if len(found) > len(starts):
-            starts = found
-    if len(starts) < 2:
-        return [lines]
-    return [lines[: starts[0]] + lines[start:end] for start, end in zip(starts, [*starts[1:], len(lines)])]
 
 
 def _is_about(entry: Data, suite: Data, test: Data) -> bool:

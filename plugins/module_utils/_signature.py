@@ -109,14 +109,14 @@ def _counts(token: re.Match[str]) -> tuple[int, int]:
 
 
 def searchable(text: str) -> list[str]:
-    """Return the lines of a text that signatures are searched for in, each once."""
-    lines = (_ESCAPE_SEQUENCE.sub("", line[: 2 * LINE_LIMIT])[:LINE_LIMIT] for line in text[:TEXT_LIMIT].splitlines())
-    return list(dict.fromkeys(lines))
+    """Return the lines of a text that signatures are searched for in."""
+    return [_ESCAPE_SEQUENCE.sub("", line[: 2 * LINE_LIMIT])[:LINE_LIMIT] for line in text[:TEXT_LIMIT].splitlines()]
 
 
 def matches(patterns: list[str], lines: list[str]) -> bool:
     """Tell whether each expression is found in some line."""
-    return bool(patterns) and all(any(_compiled(pattern).search(line) for line in lines) for pattern in patterns)
+    different = dict.fromkeys(lines)
+    return bool(patterns) and all(any(_compiled(pattern).search(line) for line in different) for pattern in patterns)
 
 
 @lru_cache(maxsize=1024)

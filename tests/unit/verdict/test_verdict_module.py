@@ -16,7 +16,7 @@ import yaml
 
 from ansible_collections.mayfly.virt.plugins.modules import verdict as module
 
-FILES = ("verdict.json", "junit.xml", "summary.txt", "report.html")
+FILES = ("verdict.json", "junit.xml", "summary.txt", "report.html", "step-summary.md")
 
 
 PROGRAM = """
@@ -126,6 +126,6 @@ def test_no_directory_fails_the_task(tmp_path: Path) -> None:
 
 
 def test_documentation_is_complete() -> None:
-    assert set(yaml.safe_load(module.DOCUMENTATION)["options"]) == {"results"}
+    assert set(yaml.safe_load(module.DOCUMENTATION)["options"]) == {"results", "project_dir", "step_summary"}
     returned = yaml.safe_load(module.RETURN)
     assert set(returned) == {"verdict", "exit_code", "reasons", "summary", "counts", "failed_tests", "files"}
