@@ -18,6 +18,7 @@ SUMMARY_LINES = 40
 Data = dict[str, Any]
 
 _TEST_MARKS = {"fail": "FAIL", "error": "ERROR", "timeout": "TIMEOUT", "not_run": "NOT RUN"}
+_CLUE = "      in "
 _SUMMARY_TESTS = 8  # as many of these as there are lines for
 _SUMMARY_REASONS = 5
 _SUMMARY_SUITES = 6
@@ -87,8 +88,10 @@ def _failed_block(verdict: Data, room: int) -> list[str]:
         return []
     lines = ["Failed tests"]
     shown = 3 if len(failed) <= 2 else 1  # what was expected and what was got often follow
+    told: set[str] = set()
     for number, (suite, test) in enumerate(failed):
-        entry = _failed_lines(suite, test, shown)
+        entry = [line for line in _failed_lines(suite, test, shown) if line not in told]  # one panic is the clue to all after it
+        told.update(line for line in entry if line.startswith(_CLUE))
         last = number + 1 == len(failed)
         if number == _SUMMARY_TESTS or len(lines) + len(entry) + (0 if last else 1) > room:
             return lines + _more(len(failed) - number)
@@ -111,7 +114,7 @@ def _failed_lines(suite: Data, test: Data, shown: int) -> list[str]:
     lines += [f"      {line}" for line in diagnostics(test["message"])[:shown]]
     clue = test.get("clue")
     if clue:
-        lines.append(f"      {clue['file'].rpartition('/')[2]} line {clue['line']}: {clue['text']}")
+        lines.append(f"{_CLUE}{clue['file'].rpartition('/')[2]} line {clue['line']}: {clue['text']}")
     return lines
 
 

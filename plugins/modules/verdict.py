@@ -34,8 +34,8 @@ options:
     required: true
   project_dir:
     description:
-      - The directory of a GitLab project, its C(CI_PROJECT_DIR). When the results are below it, C(junit.xml) links the log of each failed test
-        the way GitLab shows attachments.
+      - The directory of a GitLab project, its C(CI_PROJECT_DIR). When the results are below it, C(junit.xml) links the log of
+        each failed test the way GitLab shows attachments.
     type: path
   step_summary:
     description:
