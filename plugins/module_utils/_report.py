@@ -294,10 +294,7 @@ def _failures(verdict: Data, logs: Logs, excerpts: list[dict[int, str]]) -> str:
     share = max(4096, FAILURES_ROOM // max(1, len(bad) + len(cards)))
     suite_cards = (_suite_card(number, suite, logs, share, verdict["policy"]["fail_on"]) for number, suite in bad)
     content = room.fill(cards, "<p>More kernels complain, see the matrix.</p>")
-    content += room.fill(
-        (_suite_card(number, suite, logs, share, verdict["policy"]["fail_on"]) for number, suite in bad),
-        "<p>More suites are red, see the matrix.</p>",
-    )
+    content += room.fill(suite_cards, "<p>More suites are red, see the matrix.</p>")
     failed = [entry for entry in verdict["phases"] if entry["status"] == "failed"]
     content += room.fill((_phase_card(entry) for entry in failed), "<p>More phases failed, see the reasons.</p>")
     none = "<p>\u2713 None.</p>" if verdict["verdict"] == "passed" else "<p>No suite is red; see the reasons.</p>"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 import string
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -40,8 +41,10 @@ def refusal(pattern: str) -> str | None:
     if len(pattern) > LENGTH_LIMIT:
         return f"it is longer than {LENGTH_LIMIT} characters"
     try:
-        compiled = re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of [[:alpha:]], which means something else here
+            compiled = re.compile(pattern)
+    except (re.error, RecursionError, OverflowError, Warning) as error:
         return f"it is no regular expression: {error}"
     shape = _shape_refusal(pattern)
     if shape is not None:  # only what is no longer slow is tried out

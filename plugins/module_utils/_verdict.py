@@ -362,14 +362,15 @@ def _suite_reasons(suites: list[Data], fail_on: list[str]) -> list[str]:
 def _policy_reasons(suite: Data, fail_on: list[str]) -> list[str]:
     """What is red only because the job says so."""
     red = [test for test in suite["tests"] if is_red(test, fail_on) and not is_red(test)]
-    said = {"flaky": "passed only when tried again", "xpass": "passed although they should have failed", "not_run": "were left out"}
+    said = {"flaky": "passed only when tried again", "xpass": "passed and should have failed", "not_run": "left out"}
     reasons = []
     for status, text in said.items():
         names = [test["name"] or f"number {test['number']}" for test in red if test["status"] == status]
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             listed = ", ".join(f"{name:.80}" for name in names[:3])
-            reasons.append(f"{suite_label(suite)}: {len(names)} tests {text}, which the job calls red: {listed}{more}")
+            tests = "1 test" if len(names) == 1 else f"{len(names)} tests"
+            reasons.append(f"{suite_label(suite)}: fail_on {status}: {tests} {text}: {listed}{more}")
     return reasons
 
 
