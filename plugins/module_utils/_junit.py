@@ -156,7 +156,7 @@ class _Document:
         if status == "flaky":
             self._tries(case, "flakyFailure", [attempt for attempt in attempts_of(test) if attempt["status"] != "pass"])
         if case.find("failure") is None and status != "xpass":
-            self._child(case, "skipped", status, said, "\n".join(part for part in (said, test["message"]) if part))
+            self._child(case, "skipped", status, said, said if said == test["message"] else f"{said}\n{test['message'] or ''}".rstrip())
         if status == "xpass":
             self._system_out(case, None, [said])
 

@@ -116,7 +116,7 @@ def _known(verdict: Data) -> list[str]:
     lines = ["#### Known issues", ""] if matched else []
     for entry in matched[:ISSUES]:
         due = f"**overdue** since {entry['review_by']}" if entry["expired"] else f"review by {entry['review_by']}"
-        lines.append(f"- [{_literal(entry['id'])}](<{entry['issue']}>): {entry['matched']} tests, {_code(entry['owner'])}, {due}")
+        lines.append(f"- [{_literal(entry['id'])}](<{entry['issue']}>): {_tests(entry['matched'])}, {_code(entry['owner'])}, {due}")
     return _more(lines, len(matched) - ISSUES, "- ")
 
 
@@ -132,6 +132,10 @@ def _baseline(verdict: Data) -> list[str]:
             lines += [f"- {_code(suite_label({**entry, 'name': entry['suite']}))} {_code(entry['name'])}" for entry in found[:CHANGES]]
             lines = _more(lines, comparison["counts"][kind] - CHANGES, "- ")
     return lines
+
+
+def _tests(count: int) -> str:
+    return "1 test" if count == 1 else f"{count} tests"
 
 
 def _more(lines: Iterable[str], count: int, lead: str) -> list[str]:
