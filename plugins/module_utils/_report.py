@@ -263,6 +263,7 @@ def _cell(verdict: Data, number: int | None) -> str:
     total = sum(counts.values())
     red = red_count(suite, verdict["policy"]["fail_on"])
     said = f"{red} of {total} red" if red else _count(total, "test")
+    said += "".join(f", {counts[name]} {name}" for name in ("known", "flaky", "xpass") if counts[name])
     took = "" if suite["duration"] is None else f", {seconds_text(suite['duration'])}"
     target = "tests" if _is_good(suite) else f"suite-{number}"
     text = f"{_SUITE_SYMBOLS[status]} {status}<small>{said}{took}</small>"
@@ -356,10 +357,7 @@ def _failure(test: Data, output: list[str], opened: bool) -> str:
         summary += f' <span class="dim">{_html(headline)}</span>'
     content = _pre(_html(test["message"], MESSAGE_LIMIT), "diagnostics") if test["message"] else ""
     if test.get("clue"):
-        clue = test["clue"]
-        content += (
-            f'<p class="dim">{_html(clue["file"])}, line {clue["line"]}</p>{_pre(_html(clue["text"], LINE_LIMIT), "first line of it")}'
-        )
+        content += _clue(test["clue"])
     if attempts_of(test):
         content += _pre(_html(_attempts_text(test), MESSAGE_LIMIT), "tries")
     if output:
@@ -433,9 +431,10 @@ def _issue_link(entry: Data) -> str:
 
 
 def _surprises(verdict: Data, room: Room) -> str:
+    issues = {entry["id"]: _issue_link(entry) for entry in verdict["known_issues"]}
     items = (
-        f"<li>{_badge(test['status'], _TEST_SYMBOLS)} {_html(suite_label(suite))} {test['number']} {_html(test['name'] or '(no name)')}"
-        f"{_tries(test)}</li>\n"
+        f"<li>{_badge(test['status'], _TEST_SYMBOLS)} {_html(suite_label(suite))} {test['number']} {_html(test['name'] or '(no name)')} "
+        f"{issues.get(test.get('known_issue'), '')}{_tries(test)}</li>\n"
         for suite, test in _odd_tests(verdict)
     )
     listed = room.fill(items, "<li>more in the list of tests</li>")
