@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_verdict_rules import UNTRUE
@@ -365,3 +368,11 @@ def test_a_pass_needs_each_failure_excused_and_nothing_else_wrong(
         assert all("got: 3" in message for message in red)
         assert exit_status <= 124
         assert exit_status == 0 or red
+
+
+def test_the_example_in_the_readme_is_accepted() -> None:
+    readme = (Path(__file__).resolve().parents[3] / "README.md").read_text(encoding="utf-8")
+    blocks = [block for block in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if "review_by" in block]
+    assert len(blocks) == 1
+    entry = _known.check_known_issues(yaml.safe_load(blocks[0]), "README.md")[0]
+    assert (entry["review_by"], len(entry["signature"])) == ("2026-12-31", 2)
