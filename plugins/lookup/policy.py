@@ -21,12 +21,6 @@ options:
       - YAML file with a list of known issues, relative to where ansible-playbook is started. None, if empty.
     type: str
     default: ""
-  console_allow:
-    description:
-      - What a kernel may say on a console. Each entry has a C(pattern), a C(reason) and the day on which it C(expires).
-    type: list
-    elements: dict
-    default: []
   fail_on:
     description:
       - What makes a verdict red although it is not by itself.
@@ -52,7 +46,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _raw:
-  description: One entry, the policy, with C(known_issues), C(console_allow), C(fail_on) and C(baseline).
+  description: One entry, the policy, with C(known_issues), C(fail_on) and C(baseline).
   type: list
   elements: dict
 """
@@ -63,7 +57,7 @@ from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
 from ..module_utils._errors import MayflyError
-from ..module_utils._policy import check_console_allow, check_fail_on
+from ..module_utils._policy import check_fail_on
 from ..plugin_utils import _sources
 
 
@@ -74,7 +68,6 @@ class LookupModule(LookupBase):
             return [
                 {
                     "known_issues": _sources.known_issues(self.get_option("known_issues")),
-                    "console_allow": check_console_allow(self.get_option("console_allow")),
                     "fail_on": check_fail_on(self.get_option("fail_on")),
                     "baseline": _sources.baseline(self.get_option("baseline")),
                 }

@@ -11,6 +11,7 @@ import re
 _STARTS = [
     re.compile(pattern)
     for pattern in (
+        r"failed: ",  # as the runner names the assertions of one test
         r"\s*not ok\b",
         r"\s*#?\s*Failed (?:\(TODO\) )?test\b",
         r"Traceback \(most recent call last\)",
@@ -19,6 +20,16 @@ _STARTS = [
         r"\s*(?:FAIL|FAILED|ERROR)\b[: ]",
     )
 ]
+
+
+MESSAGE_LIMIT = 64 * 1024  # of what may come in a message
+FAILURES_KEPT = 20  # by the runner, of one test
+
+
+def tells_all(message: str) -> bool:
+    """Tell whether a message names each failure: none was cut off or left out."""
+    whole = len(message) < MESSAGE_LIMIT and not message.rstrip().endswith("[cut]")
+    return whole and len(split_failures(message.split("\n"))) < FAILURES_KEPT
 
 
 def split_failures(lines: list[str]) -> list[list[str]]:

@@ -50,7 +50,7 @@ def to_junit(verdict: Data, prefix: str | None = None) -> bytes:
     root = ElementTree.Element("testsuites", name=_xml(verdict["job"] or verdict["run_id"]))
     # What tells most and what went wrong gets room first.
     run = document.run()
-    kernels = [document.kernel(guest) for guest in verdict["guests"] if _complaints(guest)]
+    kernels = [document.kernel(guest) for guest in verdict["guests"] if guest["console"]["trouble"]]
     suites = sorted(verdict["suites"], key=lambda suite: suite["status"] in ("passed", "skipped"))
     elements = {id(suite): document.suite(suite) for suite in suites}
     root.extend(elements[id(suite)] for suite in verdict["suites"])
@@ -60,10 +60,6 @@ def to_junit(verdict: Data, prefix: str | None = None) -> bytes:
     ElementTree.indent(root)
     text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return text + b"\n"
-
-
-def _complaints(guest: Data) -> list[Data]:
-    return [line for line in guest["console"]["trouble"] if not line.get("allowed")]
 
 
 class _Document:
@@ -104,9 +100,10 @@ class _Document:
     def kernel(self, guest: Data) -> ElementTree.Element:
         label = f"kernel@{guest['name']}"
         element = ElementTree.Element("testsuite", name=_xml(label), hostname=_xml(guest["name"]))
-        for trouble in _complaints(guest):
-            case = _case(element, label, f"console line {trouble['line']}")
-            self._child(case, "failure", "kernel", trouble["text"], trouble["text"])
+        for number, trouble in enumerate(guest["console"]["trouble"], start=1):
+            # What has no line was told by libvirt.
+            case = _case(element, label, f"console line {trouble['line']}" if trouble["line"] else f"libvirt event [{number}]")
+            self._child(case, "failure", "kernel", trouble["text"], "\n".join(trouble.get("splat") or [trouble["text"]]))
             self._system_out(case, f"guests/{guest['name']}/console.log", [])
         return _counted(element)
 

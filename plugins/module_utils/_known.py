@@ -7,7 +7,7 @@ An entry binds signatures, not names: it excuses a failed test that it is about 
 excuses:
 
 * a test with the status error, or not run: of these there is no true result that could look like anything;
-* a message that tells of several failures, unless each of them has the signatures;
+* a message that tells of several failures, unless each of them has the signatures, or one that was cut and may not name them all;
 * a command that ended by a signal or with an exit status that failed tests do not explain;
 * anything after its review_by, a day in UTC, judged by the start of the run;
 * the suite's own errors, its deadline, and the kernel: these are not looked at here.
@@ -24,7 +24,7 @@ from typing import Any
 from . import _signature
 from ._errors import InvalidInput
 from ._events import suite_label
-from ._failures import split_failures
+from ._failures import split_failures, tells_all
 from ._outcome import logs_of, red_count
 
 WHERE = ("message", "console", "output")
@@ -185,7 +185,10 @@ class Excuses:
                 return
 
     def _has_signature(self, entry: Data, suite: Data, test: Data) -> bool:
-        failures = split_failures(_signature.searchable(test["message"] or ""))
+        message = test["message"] or ""
+        if not tells_all(message):
+            return False
+        failures = split_failures(_signature.searchable(message))
         if entry["where"] != "message":
             failures = [self._log(entry["where"], suite, test)] if len(failures) == 1 else []
         self._searched += sum(len(line) for lines in failures for line in lines)

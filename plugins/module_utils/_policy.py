@@ -1,17 +1,16 @@
 # Copyright: the Mayfly authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a job has decided about its verdict: known issues, what the console may say, what else is red, the baseline. Pure."""
+"""What a job has decided about its verdict: known issues, what else is red, the baseline. Pure."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from ._baseline import refusal
 from ._errors import InvalidInput, MayflyError
-from ._known import check_known_issues, read_day
+from ._known import check_known_issues
 from ._outcome import FAIL_ON
 
 Data = dict[str, Any]
@@ -22,7 +21,6 @@ class Policy:
     """The policy of a job as job.json has it."""
 
     known_issues: list[Data] = field(default_factory=list)
-    console_allow: list[Data] = field(default_factory=list)
     fail_on: list[str] = field(default_factory=list)
     baseline: Data | None = None
 
@@ -37,30 +35,6 @@ def check_fail_on(names: Any) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def check_console_allow(entries: Any) -> list[Data]:
-    """Return what the console may say, each entry with its reason and the day it expires, or raise InvalidInput."""
-    if not isinstance(entries, list):
-        raise InvalidInput("Policy", "mayfly_console_allow", "it is no list", "Each entry has pattern, reason and expires.")
-    return [_check_allowed(entry, f"mayfly_console_allow, entry {number}") for number, entry in enumerate(entries, start=1)]
-
-
-def _check_allowed(entry: Any, label: str) -> Data:
-    if not isinstance(entry, dict) or set(entry) != {"pattern", "reason", "expires"}:
-        raise InvalidInput("Policy", label, "it needs pattern, reason and expires, and nothing else", "Nothing is allowed without reason.")
-    try:
-        everything = re.compile(entry["pattern"]).search("") is not None
-    except (re.error, TypeError) as error:
-        raise InvalidInput("Policy", label, f"its pattern is no regular expression: {error}") from error
-    if everything:
-        raise InvalidInput("Policy", label, "its pattern matches the empty text, and so every complaint of a kernel")
-    if not isinstance(entry["reason"], str) or not entry["reason"].strip():
-        raise InvalidInput("Policy", label, "it has no reason", "Say why the kernel may say this.")
-    expires = read_day(entry["expires"])
-    if expires is None:
-        raise InvalidInput("Policy", label, "its expires is no date", "Write it as 2026-12-31.")
-    return {"pattern": entry["pattern"], "reason": entry["reason"], "expires": expires}
-
-
 def read_policy(raw: Any) -> tuple[Policy, list[str]]:
     """Return the policy in job.json, and what is wrong with it: a policy that cannot be read excuses nothing and hides nothing."""
     policy = Policy()
@@ -71,7 +45,6 @@ def read_policy(raw: Any) -> tuple[Policy, list[str]]:
     errors = []
     try:
         policy.known_issues = check_known_issues(raw.get("known_issues"), "job.json")
-        policy.console_allow = check_console_allow(raw.get("console_allow") or [])
         policy.fail_on = check_fail_on(raw.get("fail_on") or [])
     except MayflyError as error:
         errors.append(str(error))

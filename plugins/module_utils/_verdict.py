@@ -208,6 +208,7 @@ def judge(evidence: Evidence) -> Data:
     guests += [
         _judge_guest({"name": name}, evidence) for name in sorted(evidence.consoles) if name not in [guest["name"] for guest in job.guests]
     ]
+    untested = all(suite["status"] == "skipped" for suite in suites)
     started, ended = _span(job, phases)
     excuses = Excuses(job.policy.known_issues, (_iso(started) or "")[:10] or None, evidence.consoles, evidence.read)
     for suite in suites:
@@ -221,7 +222,7 @@ def judge(evidence: Evidence) -> Data:
     others = [suite for suite in suites if not _died_with_guest(suite, dead)]
     failures, explained, cleanup = _phase_failures(phases, dead)
     infrastructure = job.errors + phase_errors + failures + _unread(guests)
-    if all(suite["status"] == "skipped" for suite in suites):
+    if untested:
         infrastructure.append("nothing was tested" + (": every suite was skipped" if suites else ""))
     exit_code = _exit_code(others, guests, infrastructure, lost, cleanup)
     reasons = _kernel_reasons(guests) + _suite_reasons(others, job.policy.fail_on) + infrastructure
@@ -266,7 +267,7 @@ def _judge_by_policy(suite: Data, fail_on: list[str]) -> None:
 
 
 def _first_trouble(guests: list[Data], name: str) -> Data | None:
-    trouble = [line for guest in guests if guest["name"] == name for line in guest["console"]["trouble"] if not line.get("allowed")]
+    trouble = [line for guest in guests if guest["name"] == name for line in guest["console"]["trouble"] if line["line"]]
     return next((line for line in trouble if line["fatal"]), trouble[0] if trouble else None)
 
 

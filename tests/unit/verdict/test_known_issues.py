@@ -72,6 +72,10 @@ NOT_EXCUSED: dict[str, tuple[dict[str, Any], str]] = {
     "one failure of two": ({}, "not ok 1 - a\n got: 3\nnot ok 2 - b\n got: 4"),
     "one traceback of two": ({}, "Traceback (most recent call last):\n got: 3\nTraceback (most recent call last):\nKeyError"),
     "beyond what is searched": ({}, "x" * 70_000 + "\ngot: 3"),
+    "so long that more may follow": ({}, "got: 3\n" + "x" * 70_000),
+    "cut off": ({}, "failed: a\n  got: 3\n[cut]"),
+    "so many that some may have been left out": ({}, "failed: a\n  got: 3\n" * 20),
+    "one assertion of a script": ({}, "failed: a\n  got: 3\nfailed: b\n  got: 4"),
     "beyond the line's end": ({}, "x" * 1_000 + " got: 3"),
     "in the console, which says nothing of it": ({"where": "console", "test": "*"}, "got: 3"),
     "in the output, which says nothing of it": ({"where": "output", "test": "*"}, "got: 3"),
@@ -90,6 +94,7 @@ def test_what_does_not_match_fails(story: Any, sound: Sound, case: str) -> None:
 EXCUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a list": ({"signature": ["got: 3", "EBUSY"]}, "EBUSY\n got: 3"),
     "patterns of names": ({"suite": "smo*", "guest": "book????", "test": "test *"}, "got: 3"),
+    "both assertions of a script": ({}, "failed: a\n  got: 3\nfailed: b\n  got: 3\nskipped: c (no kvm)"),
     "both failures": ({}, "not ok 1 - a\n got: 3\nnot ok 2 - b\n got: 3"),
     "on its last day": ({"review_by": "2026-11-21"}, "got: 3"),
     "whatever the case": ({"signature": "(?i)GOT: 3"}, "got: 3"),

@@ -57,6 +57,15 @@ def test_a_job_that_calls_it_red(story: Any, sound: Sound, status: str) -> None:
     assert f"  smoke@bookworm  1 test 1  {status.upper()}" in _summary.to_summary(verdict)
 
 
+def test_a_run_that_tested_nothing_is_no_mere_failure(story: Any, sound: Sound) -> None:
+    for event in story.smoke[2:5]:
+        event.update(status="skip")
+    story.job["policy"] = {"fail_on": ["not_run", "flaky"]}
+    verdict = story.verdict()
+    sound(verdict)
+    assert (verdict["exit_code"], verdict["reasons"]) == (2, ["nothing was tested: every suite was skipped"])
+
+
 @pytest.mark.parametrize("value", ["flaky", ["new_failures_only"], [3], [["flaky"]], {"flaky": True}])
 def test_an_odd_fail_on_is_refused(story: Any, sound: Sound, value: Any) -> None:
     with pytest.raises(InvalidInput, match="mayfly_fail_on"):
@@ -67,34 +76,12 @@ def test_an_odd_fail_on_is_refused(story: Any, sound: Sound, value: Any) -> None
     assert verdict["exit_code"] == 2
 
 
-@pytest.mark.parametrize("policy", [[], "x", {"baseline": {}}, {"baseline": []}, {"console_allow": 3}, {"known_issues": "x"}])
+@pytest.mark.parametrize("policy", [[], "x", {"baseline": {}}, {"baseline": []}, {"known_issues": "x"}])
 def test_a_policy_that_cannot_be_read_is_an_error(story: Any, sound: Sound, policy: Any) -> None:
     story.job["policy"] = policy
     verdict = story.verdict()
     sound(verdict)
     assert verdict["exit_code"] == 2
-
-
-ALLOWED = {"pattern": "WARNING: .* at foo", "reason": "harmless", "expires": "2026-12-31"}
-
-
-@pytest.mark.parametrize(
-    ("entry", "words"),
-    [
-        ("x", "it needs pattern, reason and expires"),
-        ({**ALLOWED, "more": 1}, "nothing else"),
-        ({**ALLOWED, "pattern": "["}, "no regular expression"),
-        ({**ALLOWED, "pattern": 3}, "no regular expression"),
-        ({**ALLOWED, "pattern": "x*"}, "every complaint"),
-        ({**ALLOWED, "reason": " "}, "no reason"),
-        ({**ALLOWED, "expires": "never"}, "no date"),
-    ],
-)
-def test_what_may_be_on_a_console_has_a_reason_and_an_end(entry: Any, words: str) -> None:
-    assert _policy.check_console_allow([ALLOWED]) == [ALLOWED]
-    with pytest.raises(InvalidInput, match="entry 2") as caught:
-        _policy.check_console_allow([ALLOWED, entry])
-    assert words in str(caught.value)
 
 
 # --- baseline -------------------------------------------------------------------------------------------------------
@@ -219,7 +206,7 @@ def policy() -> Callable[..., dict[str, Any]]:
 
 
 def test_without_a_word_there_is_no_policy(policy: Callable[..., Any]) -> None:
-    assert policy() == {"known_issues": [], "console_allow": [], "fail_on": [], "baseline": None}
+    assert policy() == {"known_issues": [], "fail_on": [], "baseline": None}
 
 
 def test_the_policy_of_a_job_goes_into_its_plan(policy: Callable[..., Any], tmp_path: Path, story: Any, sound: Sound) -> None:
@@ -227,7 +214,7 @@ def test_the_policy_of_a_job_goes_into_its_plan(policy: Callable[..., Any], tmp_
     known.write_text("- id: bpf-12\n  issue: https://example.org/12\n  owner: net\n  review_by: 2026-12-31\n  signature:\n    - 'got: 3'\n")
     before = tmp_path / "verdict.json"
     before.write_text(json.dumps(story.verdict()))
-    found = policy(known_issues=str(known), baseline=str(before), fail_on=["lost"], console_allow=[ALLOWED])
+    found = policy(known_issues=str(known), baseline=str(before), fail_on=["lost"])
     job = {"name": "smoke", "guests": [{"name": "bookworm", "image": "debian-12"}], "policy": found}
     plan = _job.plan(job, "r1", "2026-11-21T02:43:00+00:00", str(tmp_path))
     story.job["policy"] = json.loads(json.dumps(_job.record(plan, [])))["policy"]
