@@ -153,7 +153,8 @@ class _Document:
         if status == "flaky":
             self._tries(case, "flakyFailure", [attempt for attempt in attempts_of(test) if attempt["status"] != "pass"])
         if case.find("failure") is None and status != "xpass":
-            self._child(case, "skipped", status, said, said if said == test["message"] else f"{said}\n{test['message'] or ''}".rstrip())
+            message = test["message"] or ""
+            self._child(case, "skipped", status, said, said if message in said else f"{said}\n{message}")
         if status == "xpass":
             self._system_out(case, None, [said])
 

@@ -8,6 +8,7 @@ excuses:
 
 * a test with the status error, or not run: of these there is no true result that could look like anything;
 * a message that tells of several failures, unless each of them has the signatures, or one that was cut and may not name them all;
+* a test that failed in another way before it was tried again;
 * a command that ended by a signal or with an exit status that failed tests do not explain;
 * anything after its review_by, a day in UTC, judged by the start of the run;
 * the suite's own errors, its deadline, and the kernel: these are not looked at here.
@@ -25,12 +26,14 @@ from . import _signature
 from ._errors import InvalidInput
 from ._events import suite_label
 from ._failures import split_failures, tells_all
-from ._outcome import logs_of, red_count
+from ._outcome import attempts_of, logs_of, red_count
 
+EXCUSABLE = ("fail", "timeout")
 WHERE = ("message", "console", "output")
 KEYS = ("id", "issue", "owner", "review_by", "signature", "where", "suite", "guest", "test")
 LOG_LIMIT = 64 * 1024  # of a console and of an output, their ends
 SEARCHED_LIMIT = 2 << 20  # characters of one run; what comes after them is not excused
+TRY_LIMIT = 4 * 1024  # characters of the message of an earlier try
 EXPLAINED_EXIT = 124  # above are 'cannot be run', 'died of a signal' and Perl's 255 for 'died'
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -130,7 +133,7 @@ class Excuses:
         excused: dict[str, int] = {}
         passed: dict[str, int] = {}
         for test in suite["tests"]:
-            if test["status"] in ("fail", "timeout"):
+            if test["status"] in EXCUSABLE:
                 self._excuse(suite, test, excused)
             elif test["status"] == "pass":
                 self._surprise(suite, test, passed)
@@ -186,9 +189,13 @@ class Excuses:
 
     def _has_signature(self, entry: Data, suite: Data, test: Data) -> bool:
         message = test["message"] or ""
-        if not tells_all(message):
+        tries = [attempt for attempt in attempts_of(test) if attempt["status"] != "pass"]
+        if any(attempt["status"] not in EXCUSABLE for attempt in tries):
             return False
-        failures = split_failures(_signature.searchable(message))
+        others = [text for text in (str(attempt.get("message") or "") for attempt in tries) if not _is_same(text, message)]
+        if not all(tells_all(text) for text in (message, *others)):
+            return False
+        failures = [lines for text in (message, *others) for lines in split_failures(_signature.searchable(text))]
         if entry["where"] != "message":
             failures = [self._log(entry["where"], suite, test)] if len(failures) == 1 else []
         self._searched += sum(len(line) for lines in failures for line in lines)
@@ -216,6 +223,11 @@ class Excuses:
             suite["errors"].append(f"all that failed is known, and that does not explain that the command ended with {ended}")
         else:
             suite["status"] = "passed"
+
+
+def _is_same(said: str, message: str) -> bool:
+    """Tell whether an earlier try failed as the last one did; of its message the beginning is kept."""
+    return said == message or (len(said) >= TRY_LIMIT and message.startswith(said))
 
 
 def _is_about(entry: Data, suite: Data, test: Data) -> bool:

@@ -86,6 +86,7 @@ def _failed_block(verdict: Data, room: int) -> list[str]:
     failed = [(suite, test) for suite in verdict["suites"] for test in suite["tests"] if is_red(test, _fail_on(verdict)) and _is_told(test)]
     if not failed:
         return []
+    failed.sort(key=lambda pair: pair[1]["status"] == "not_run")
     lines = ["Failed tests"]
     shown = 3 if len(failed) <= 2 else 1  # what was expected and what was got often follow
     told: set[str] = set()

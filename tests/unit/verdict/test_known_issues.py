@@ -183,6 +183,27 @@ def test_what_has_no_true_result_is_not_known(story: Any, sound: Sound, status: 
     assert statuses(verdict)[1] == status
 
 
+@pytest.mark.parametrize(
+    ("tries", "status"),
+    [
+        ([("fail", "got: 3"), ("fail", "got: 3")], "known"),
+        ([("fail", "hung, got: 3"), ("fail", "got: 3")], "known"),
+        ([("fail", "got: 4"), ("fail", "got: 3")], "fail"),
+        ([("fail", "got"), ("fail", "got: 3")], "fail"),
+        ([("fail", ""), ("fail", "got: 3")], "fail"),
+        ([("error", "got: 3"), ("fail", "got: 3")], "fail"),
+    ],
+)
+def test_each_try_must_have_failed_as_known(story: Any, tries: list[tuple[str, str]], status: str) -> None:
+    known_failure(story, "got: 3")
+    story.job["policy"] = {}
+    suite = story.verdict()["suites"][0]
+    suite["tests"][1]["attempts"] = [{"status": name, "duration": 0.1, "message": message} for name, message in tries]
+    entries = _known.check_known_issues([ENTRY], "known.yml")
+    _known.Excuses(entries, "2026-11-21", {}, lambda _path: "").apply(suite)
+    assert suite["tests"][1]["status"] == status
+
+
 def test_a_known_hang_of_a_test(story: Any, sound: Sound) -> None:
     known_failure(story)
     story.smoke[3]["status"] = "timeout"
