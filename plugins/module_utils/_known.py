@@ -32,7 +32,7 @@ EXCUSABLE = ("fail", "timeout")
 WHERE = ("message", "console", "output")
 KEYS = ("id", "issue", "owner", "review_by", "signature", "where", "suite", "guest", "test")
 LOG_LIMIT = 64 * 1024  # of a console and of an output, their ends
-SEARCHED_LIMIT = 2 << 20  # characters of one run; what comes after them is not excused
+STEPS_LIMIT = 20_000_000_000  # of all searches of one run, some 100 s; what comes after them is not excused
 TRY_LIMIT = 4 * 1024  # characters of the message of an earlier try
 EXPLAINED_EXIT = 124  # above are 'cannot be run', 'died of a signal' and Perl's 255 for 'died'
 
@@ -123,8 +123,8 @@ class Excuses:
         self._day = day
         self._consoles = consoles
         self._read = read
-        self._lines: dict[str, list[str]] = {}
-        self._searched = 0
+        self._logs: dict[str, _signature.Text] = {}
+        self._steps = 0
         self._matched = {entry["id"]: 0 for entry in entries}
         self._overdue: dict[tuple[str, str], int] = {}
 
@@ -149,7 +149,7 @@ class Excuses:
             entry = next(entry for entry in self._entries if entry["id"] == name)
             why = "when the run began is unknown" if self._day is None else f"its review was due on {entry['review_by']}"
             said.append(f"{label}: {_tests(count)} failed with the known issue {name}, which excuses nothing: {why} ({entry['owner']})")
-        if self._searched > SEARCHED_LIMIT:
+        if self._steps > STEPS_LIMIT:
             said.append("known issues: the failures say more than can be searched, and the rest of them is not excused")
         return said
 
@@ -165,8 +165,10 @@ class Excuses:
         return self._day is None or entry["review_by"] < self._day
 
     def _excuse(self, suite: Data, test: Data, excused: dict[str, int]) -> None:
-        for entry in sorted(self._entries, key=self._is_over):
-            if not (_is_about(entry, suite, test) and self._has_signature(entry, suite, test)):
+        about = sorted((entry for entry in self._entries if _is_about(entry, suite, test)), key=self._is_over)
+        failures = _failures(test) if about else []
+        for entry in about:
+            if not self._has_signature(entry, failures, suite, test):
                 continue
             test["known_issue"] = entry["id"]
             self._matched[entry["id"]] += 1
@@ -187,32 +189,27 @@ class Excuses:
                 passed[entry["id"]] = passed.get(entry["id"], 0) + 1
                 return
 
-    def _has_signature(self, entry: Data, suite: Data, test: Data) -> bool:
-        message = test["message"] or ""
-        tries = [attempt for attempt in attempts_of(test) if attempt["status"] != "pass"]
-        if any(attempt["status"] not in EXCUSABLE for attempt in tries):
-            return False
-        others = [text for text in (str(attempt.get("message") or "") for attempt in tries) if not _is_same(text, message)]
-        if not all(tells_all(text) for text in (message, *others)):
-            return False
-        failures = [lines for text in (message, *others) for lines in split_failures(_signature.searchable(text))]
+    def _has_signature(self, entry: Data, failures: list[_signature.Text], suite: Data, test: Data) -> bool:
         if entry["where"] != "message":
             failures = [self._log(entry["where"], suite, test)] if len(failures) == 1 else []
-        self._searched += sum(len(line) for lines in failures for line in lines)
-        if self._searched > SEARCHED_LIMIT:
+        self._steps += sum(failure.steps(entry["signature"]) for failure in failures)
+        if self._steps > STEPS_LIMIT:
             return False
-        return bool(failures) and all(_signature.matches(entry["signature"], lines) for lines in failures)
+        return bool(failures) and all(failure.has(entry["signature"]) for failure in failures)
 
-    def _log(self, where: str, suite: Data, test: Data) -> list[str]:
-        """Return the lines of the guest's console, or of what the test printed, or else its suite."""
+    def _log(self, where: str, suite: Data, test: Data) -> _signature.Text:
+        """Return the guest's console, or what the test printed, or else its suite."""
         if where == "console":
-            key, texts = f"guests/{suite['guest']}", [self._consoles.get(suite["guest"], "")]
+            key = f"guests/{suite['guest']}"
         else:
             key = "/".join(part for part in ("suites", suite["name"], suite["guest"], logs_of(test)) if part)
-            texts = [] if key in self._lines else [self._read(f"{key}/{name}") for name in ("stdout.log", "stderr.log")]
-        if key not in self._lines:
-            self._lines[key] = [line for text in texts for line in _signature.searchable(text[-LOG_LIMIT:])]
-        return self._lines[key]
+        if key not in self._logs:
+            if where == "console":
+                texts = [self._consoles.get(suite["guest"], "")]
+            else:
+                texts = [self._read(f"{key}/{name}") for name in ("stdout.log", "stderr.log")]
+            self._logs[key] = _signature.Text([line for text in texts for line in _signature.searchable(text[-LOG_LIMIT:])])
+        return self._logs[key]
 
     @staticmethod
     def _settle(suite: Data) -> None:
@@ -223,6 +220,16 @@ class Excuses:
             suite["errors"].append(f"all that failed is known, and that does not explain that the command ended with {ended}")
         else:
             suite["status"] = "passed"
+
+
+def _failures(test: Data) -> list[_signature.Text]:
+    """Return each failure that a test tells of, in each try; none if they may not be all."""
+    message = test["message"] or ""
+    tries = [attempt for attempt in attempts_of(test) if attempt["status"] != "pass"]
+    said = [message, *(text for text in (str(attempt.get("message") or "") for attempt in tries) if not _is_same(text, message))]
+    if any(attempt["status"] not in EXCUSABLE for attempt in tries) or not all(tells_all(text) for text in said):
+        return []
+    return [_signature.Text(lines) for text in said for lines in split_failures(_signature.searchable(text))]
 
 
 def _is_same(said: str, message: str) -> bool:

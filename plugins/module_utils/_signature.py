@@ -116,12 +116,29 @@ def searchable(text: str) -> list[str]:
     return [_ESCAPE_SEQUENCE.sub("", line[: 2 * LINE_LIMIT])[:LINE_LIMIT] for line in text[:TEXT_LIMIT].splitlines()]
 
 
-def matches(patterns: list[str], lines: list[str]) -> bool:
-    """Tell whether each expression is found in some line."""
-    different = dict.fromkeys(lines)
-    return bool(patterns) and all(any(_compiled(pattern).search(line) for line in different) for pattern in patterns)
+class Text:
+    """Lines to search, each once, and what a search in them can cost."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = list(dict.fromkeys(lines))
+        # A repeat without end may be tried from each place to each later one.
+        self._steps = [sum(len(line) ** (power + 1) for line in self.lines) // share for power, share in enumerate((1, 2, 6))]
+
+    def steps(self, patterns: list[str]) -> int:
+        """Return how many steps it takes at most, about, to search for these."""
+        return sum(self._steps[_endless(pattern)] for pattern in patterns)
+
+    def has(self, patterns: list[str]) -> bool:
+        """Tell whether each expression is found in some line."""
+        return bool(patterns) and all(any(_compiled(pattern).search(line) for line in self.lines) for pattern in patterns)
 
 
 @lru_cache(maxsize=1024)
 def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
+
+
+@lru_cache(maxsize=1024)
+def _endless(pattern: str) -> int:
+    tokens = _TOKEN.finditer(pattern)
+    return min(ENDLESS_LIMIT, sum(_counts(token)[1] > COUNT_LIMIT for token in tokens if token["repeat"]))

@@ -72,7 +72,7 @@ def test_no_text_makes_it_slow(pattern: str, line: str) -> None:
     assert _signature.refusal(pattern) is None
     text = "\n".join([line] + [line[:290] + str(number) for number in range(300)])
     began = time.process_time()
-    _signature.matches([pattern], _signature.searchable(text))
+    assert not _signature.Text(_signature.searchable(text)).has([pattern, "nothing of the kind"])
     assert time.process_time() - began < 3
 
 
@@ -81,16 +81,22 @@ def test_what_is_accepted_compiles_and_matches_no_empty_text(pattern: str) -> No
     """Whatever a person writes there: it is refused with a reason, or it is harmless."""
     if _signature.refusal(pattern) is None:
         assert re.compile(pattern).search("") is None
-        assert not _signature.matches([pattern], ["aaaa"])
-        assert not _signature.matches([pattern], [])
+        assert not _signature.Text(["aaaa"]).has([pattern])
+        assert not _signature.Text([]).has([pattern])
 
 
 def test_all_of_several_must_match_in_any_line() -> None:
     lines = ["first EBUSY here", "second ENOSPC there"]
-    assert _signature.matches(["EBUSY", "ENOSPC"], lines)
-    assert not _signature.matches(["EBUSY", "EPERM"], lines)
-    assert not _signature.matches(["EBUSY.*ENOSPC"], lines)
-    assert not _signature.matches([], lines)
+    assert _signature.Text(lines).has(["EBUSY", "ENOSPC"])
+    assert not _signature.Text(lines).has(["EBUSY", "EPERM"])
+    assert not _signature.Text(lines).has(["EBUSY.*ENOSPC"])
+    assert not _signature.Text(lines).has([])
+
+
+@pytest.mark.parametrize(("pattern", "steps"), [("EIO", 60), ("a.*EIO", 60 * 60 // 2), ("a.*b.*EIO", 60**3 // 6), ("a{3}b?EIO", 60)])
+def test_what_a_search_can_cost_is_known_beforehand(pattern: str, steps: int) -> None:
+    assert _signature.Text(["x" * 60, "x" * 60]).steps([pattern]) == steps
+    assert _signature.Text(["x" * 60]).steps([pattern, "EIO"]) == steps + 60
 
 
 def test_what_is_searched_is_bounded() -> None:
