@@ -14,7 +14,7 @@ description:
 options:
   _input:
     description:
-      - The job, with C(name), C(guests), C(suites) and C(toolchains).
+      - The job, with C(name), C(guests), C(suites) and C(toolchains), and the C(policy) that P(mayfly.virt.policy#lookup) returns.
     type: dict
     required: true
   run_id:
@@ -47,7 +47,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The plan, with C(run_id), C(job), C(created), C(images), C(guests), C(suites) and C(toolchains).
+  description: The plan, with C(run_id), C(job), C(created), C(images), C(guests), C(suites), C(toolchains) and C(policy).
   type: dict
 """
 

@@ -18,10 +18,12 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
+from ._baseline import KINDS
 from ._console import death
-from ._events import RED_STATUSES, STATUSES, deadline_text, first_diagnostic, is_number, suite_label
+from ._events import STATUSES, deadline_text, first_diagnostic, is_number, suite_label
+from ._outcome import attempts_of, is_red, red_count
 from ._report_page import page
-from ._summary import guest_text, seconds_text, tally
+from ._summary import baseline_text, guest_text, seconds_text, tally
 from ._verdict import PHASES, phase_name
 
 # Bytes of HTML or JSON, 13 MB in all.
@@ -29,6 +31,7 @@ ROWS_ROOM = 7 << 20
 FAILURES_ROOM = 2 << 20
 CONSOLES_ROOM = 2 << 20
 MATRIX_ROOM = 1 << 20
+CHANGES_ROOM = 512 << 10
 OTHER_ROOM = 256 << 10  # each of reasons, timeline and environment
 
 NAME_LIMIT = 300  # characters
@@ -41,6 +44,7 @@ CONSOLE_TAIL = 120
 SPLATS = 20
 BEFORE, AFTER = 5, 60  # lines around a splat
 SUITE_FAILURES = 50
+ATTEMPTS = 10
 REASONS = 10  # unfolded
 
 Data = dict[str, Any]
@@ -102,6 +106,7 @@ def to_report(verdict: Data, logs: Logs) -> str:
         _reasons(verdict, excerpts),
         _matrix(verdict),
         _failures(verdict, logs, excerpts),
+        _changes(verdict),
         _tests(verdict, rows),
         _timeline(verdict),
         _consoles(verdict, excerpts),
@@ -186,8 +191,10 @@ def _header(verdict: Data) -> str:
     if verdict["duration"] is not None:
         facts.append(seconds_text(verdict["duration"]))
     counts = [_badge(status, _TEST_SYMBOLS) + f" {count}" for status, count in verdict["totals"]["tests"].items() if count]
-    names = ("reasons", "matrix", "failures", "tests", "timeline", "consoles", "environment")
-    links = " ".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in names if name != "reasons" or verdict["reasons"])
+    names = ["matrix", "failures", "tests", "timeline", "consoles", "environment"]
+    names[:0] = ["reasons"] if verdict["reasons"] else []
+    names[names.index("tests") : names.index("tests")] = ["changes"] if _has_changes(verdict) else []
+    links = " ".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in names)
     return f"""<header class="{kind}">
 <h1>{_badge(kind, _SUITE_SYMBOLS)} {job}run {_html(verdict["run_id"])}</h1>
 <p>{_html(tally(verdict), 2000)}</p>
@@ -254,8 +261,9 @@ def _cell(verdict: Data, number: int | None) -> str:
     suite = verdict["suites"][number]
     status, counts = suite["status"], suite["counts"]
     total = sum(counts.values())
-    red = sum(counts[name] for name in RED_STATUSES)
+    red = red_count(suite, verdict["policy"]["fail_on"])
     said = f"{red} of {total} red" if red else _count(total, "test")
+    said += "".join(f", {counts[name]} {name}" for name in ("known", "flaky", "xpass") if counts[name])
     took = "" if suite["duration"] is None else f", {seconds_text(suite['duration'])}"
     target = "tests" if _is_good(suite) else f"suite-{number}"
     text = f"{_SUITE_SYMBOLS[status]} {status}<small>{said}{took}</small>"
@@ -285,8 +293,9 @@ def _failures(verdict: Data, logs: Logs, excerpts: list[dict[int, str]]) -> str:
     room = Room(FAILURES_ROOM)
     # A share for each, so that the first suite with a thousand failures does not hide the second.
     share = max(4096, FAILURES_ROOM // max(1, len(bad) + len(cards)))
+    suite_cards = (_suite_card(number, suite, logs, share, verdict["policy"]["fail_on"]) for number, suite in bad)
     content = room.fill(cards, "<p>More kernels complain, see the matrix.</p>")
-    content += room.fill((_suite_card(number, suite, logs, share) for number, suite in bad), "<p>More suites are red, see the matrix.</p>")
+    content += room.fill(suite_cards, "<p>More suites are red, see the matrix.</p>")
     failed = [entry for entry in verdict["phases"] if entry["status"] == "failed"]
     content += room.fill((_phase_card(entry) for entry in failed), "<p>More phases failed, see the reasons.</p>")
     none = "<p>\u2713 None.</p>" if verdict["verdict"] == "passed" else "<p>No suite is red; see the reasons.</p>"
@@ -318,16 +327,17 @@ def _splat_item(splat: Data, anchor: str) -> str:
     return f'<li><a href="#{anchor}">{where}</a> {_html(splat["text"], LINE_LIMIT)}{dim}</li>'
 
 
-def _suite_card(number: int, suite: Data, logs: Logs, share: int) -> str:
+def _suite_card(number: int, suite: Data, logs: Logs, share: int, fail_on: list[str]) -> str:
     name, guest, counts = suite["name"], suite["guest"], suite["counts"]
     outputs = {file: _lines(logs.outputs.get((name, guest, file), "")) for file in ("stdout.log", "stderr.log")}
-    red = [test for test in suite["tests"] if test["status"] in ("fail", "error", "timeout")]
+    red = [test for test in suite["tests"] if is_red(test, fail_on) and test["status"] != "not_run"]
+    not_run = red_count(suite, fail_on) - len(red)
     slices = _tap_slices(outputs["stdout.log"]) if suite["parser"] == "tap" else {}
     facts = [f"<li>{_html(error, 2000)}</li>" for error in suite["errors"]]
     if suite["timed_out"]:
         facts.append(f"<li>{_html(deadline_text(suite))}</li>")
-    elif counts["not_run"]:
-        facts.append(f"<li>{counts['not_run']} tests were not run</li>")
+    elif not_run:
+        facts.append(f"<li>{not_run} tests were not run</li>")
     facts += [f'<li class="dim">{_html(note, 2000)}</li>' for note in suite["notes"]]
     room = Room(share)
     told = room.fill(facts, "<li>more in verdict.json</li>")
@@ -351,9 +361,18 @@ def _failure(test: Data, output: list[str], opened: bool) -> str:
     if headline:
         summary += f' <span class="dim">{_html(headline)}</span>'
     content = _pre(_html(test["message"], MESSAGE_LIMIT), "diagnostics") if test["message"] else ""
+    if test.get("clue"):
+        content += _clue(test["clue"])
+    if attempts_of(test):
+        content += _pre(_html(_attempts_text(test), MESSAGE_LIMIT), "tries")
     if output:
         content += f'<p class="dim">What the suite printed around it</p>{_pre(_log(output), "output around the test")}'
     return _fold(summary, content or '<p class="dim">It said nothing.</p>', " open" if opened else "")
+
+
+def _clue(clue: Data) -> str:
+    link = f'<a href="{quote(clue["file"])}">{_html(clue["file"])}</a>'
+    return f'<p class="dim">{link}, line {clue["line"]}</p>{_pre(_html(clue["text"], LINE_LIMIT), "the first line that may say why")}'
 
 
 def _tap_slices(lines: list[str]) -> dict[int, list[str]]:
@@ -374,6 +393,82 @@ def _output(suite: str, guest: str, file: str, lines: list[str], room: Room) -> 
     path = quote(f"suites/{suite}/{guest}/{file}")
     content = _pre("\n".join(last), file) + f'<p><a href="{path}">{file}</a> beside this report has all that was kept.</p>'
     return _fold(f"The end of {file}, {len(last)} lines", content)
+
+
+# --- known issues and baseline ----------------------------------------------------------------------------------
+
+
+def _has_changes(verdict: Data) -> bool:
+    return bool(verdict["baseline"] or any(entry["matched"] for entry in verdict["known_issues"]) or _odd_tests(verdict))
+
+
+def _odd_tests(verdict: Data) -> list[tuple[Data, Data]]:
+    """The tests that passed, but not as they should, each with its suite."""
+    return [(suite, test) for suite in verdict["suites"] for test in suite["tests"] if test["status"] in ("flaky", "xpass")]
+
+
+def _changes(verdict: Data) -> str:
+    """What is known to fail, what passed only when tried again or by surprise, and what has changed since the baseline."""
+    if not _has_changes(verdict):
+        return ""
+    room = Room(CHANGES_ROOM)
+    content = _issues(verdict, room) + _surprises(verdict, room)
+    if verdict["baseline"] is not None:
+        content += _comparison(verdict["baseline"], room)
+    return _section("changes", "Known, flaky, changed", content)
+
+
+def _issues(verdict: Data, room: Room) -> str:
+    rows = (
+        f'<tr><td>{_issue_link(entry)}</td><td class="num">{entry["matched"]}</td><td>{_html(entry["owner"])}</td>'
+        f"<td>{_html(entry['review_by'])}{' <b>overdue</b>' if entry['expired'] else ''}</td></tr>\n"
+        for entry in verdict["known_issues"]
+        if entry["matched"]
+    )
+    body = room.fill(rows, "<tr><td>more in verdict.json</td></tr>")
+    head = "<thead><tr><th>known issue</th><th>failures</th><th>owner</th><th>review by</th></tr></thead>"
+    return f"<table>{head}<tbody>{body}</tbody></table>" if body else ""
+
+
+def _issue_link(entry: Data) -> str:
+    """Link an issue, whose address has been checked to be one of http or https."""
+    return f'<a href="{escape(entry["issue"])}" rel="noreferrer">{_html(entry["id"])}</a>'
+
+
+def _surprises(verdict: Data, room: Room) -> str:
+    issues = {entry["id"]: _issue_link(entry) for entry in verdict["known_issues"]}
+    items = (
+        f"<li>{_badge(test['status'], _TEST_SYMBOLS)} {_html(suite_label(suite))} {test['number']} {_html(test['name'] or '(no name)')} "
+        f"{issues.get(test.get('known_issue'), '')}{_tries(test)}</li>\n"
+        for suite, test in _odd_tests(verdict)
+    )
+    listed = room.fill(items, "<li>more in the list of tests</li>")
+    return f"<ul>{listed}</ul>" if listed else ""
+
+
+def _tries(test: Data) -> str:
+    text = _attempts_text(test)
+    return _pre(_html(text, MESSAGE_LIMIT), "tries") if text else ""
+
+
+def _comparison(comparison: Data, room: Room) -> str:
+    folds = []
+    for kind in KINDS:
+        count, listed = comparison["counts"][kind], comparison[kind]
+        if not count:
+            continue
+        items = "".join(
+            f"<li>{_html(entry['suite'])}@{_html(entry['guest'])} {_html(entry['name'])}: {_was(entry)}</li>\n" for entry in listed
+        )
+        more = f"<li>and {count - len(listed)} more</li>" if count > len(listed) else ""
+        folds.append(_fold(f"{count} {kind.replace('_', ' ')}", f"<ul>{items}{more}</ul>", " open" if count <= 10 else ""))
+    title = f"<p>Since {_html(comparison['source'])}, run {_html(comparison['run_id'])}: {_html(baseline_text(comparison))}</p>"
+    return title + room.fill(folds, "<p>More in verdict.json.</p>")
+
+
+def _was(entry: Data) -> str:
+    was, now = (None if entry[key] is None else entry[key].replace("_", " ") for key in ("was", "now"))
+    return f"{was or 'not there'} \u2192 {now or 'gone'}"
 
 
 # --- tests ------------------------------------------------------------------------------------------------------
@@ -400,30 +495,43 @@ def _tests(verdict: Data, rows: list[str]) -> str:
 def _rows(verdict: Data) -> list[str]:
     """The tests as JSON, the red ones first, as many as fit."""
     room = Room(ROWS_ROOM)
+    issues = [entry["id"] for entry in verdict["known_issues"]]
     rows = []
     for red in (True, False):
         for number, suite in enumerate(verdict["suites"]):
             for test in suite["tests"]:
-                if (test["status"] in RED_STATUSES) is red:
-                    row = embed(_row(number, test))
+                if is_red(test, verdict["policy"]["fail_on"]) is red:
+                    row = embed(_row(number, test, red, issues))
                     if not room.take(row):
                         return rows
                     rows.append(row)
     return rows
 
 
-def _row(number: int, test: Data) -> list[Any]:
-    row = [number, test["number"], _name(test["name"]), STATUSES.index(test["status"]), round(test["duration"], 3)]
-    if test["message"] or test["directive"]:
-        row += [_cut(test["message"] or "", ROW_MESSAGE_LIMIT), _name(test["directive"] or "")]
-    return row
+def _row(number: int, test: Data, red: bool, issues: list[str]) -> list[Any]:
+    """What the script shows of a test. What most tests have not stands last and is left out."""
+    row = [number, test["number"], _name(test["name"]), STATUSES.index(test["status"]), round(test["duration"], 3), int(red)]
+    issue = issues.index(test["known_issue"]) if test.get("known_issue") in issues else -1
+    message = _attempts_text(test) + (test["message"] or "")
+    if message or test["directive"] or issue >= 0:
+        row += [_cut(message, ROW_MESSAGE_LIMIT), _name(test["directive"] or "")]
+    return [*row, issue] if issue >= 0 else row
+
+
+def _attempts_text(test: Data) -> str:
+    """The tries of a test, a line each."""
+    lines = [
+        f"try {number}: {attempt['status']} {first_diagnostic(str(attempt.get('message') or ''))}".rstrip()
+        for number, attempt in enumerate(attempts_of(test)[:ATTEMPTS], start=1)
+    ]
+    return "".join(line + "\n" for line in lines)
 
 
 def _data(verdict: Data, rows: list[str]) -> str:
     head = {
         "suites": [_name(suite_label(suite)) for suite in verdict["suites"]],
         "statuses": [[status, _TEST_SYMBOLS[status]] for status in STATUSES],
-        "red": sorted(RED_STATUSES),
+        "issues": [[entry["id"], entry["issue"]] for entry in verdict["known_issues"]],
     }
     return embed(head)[:-1] + ',"rows":[' + ",\n".join(rows) + "]}"
 

@@ -44,8 +44,8 @@ button,input,select{font:inherit;color:inherit;background:var(--bg);border:1px s
 input{flex:1 1 16rem}
 .badge{display:inline-block;padding:0 .5rem;border-radius:4px;font-weight:600;white-space:nowrap}
 .dim,.dim a{color:var(--dim)} .num{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
-.passed,.pass,.flaky,.ok{--c:var(--good);--b:var(--goodbg)} .failed,.fail,.panic{--c:var(--bad);--b:var(--badbg)}
-.timeout,.known,.xpass,.unfinished,.trouble{--c:var(--warn);--b:var(--warnbg)} .error{--c:var(--odd);--b:var(--oddbg)}
+.passed,.pass,.ok{--c:var(--good);--b:var(--goodbg)} .failed,.fail,.panic{--c:var(--bad);--b:var(--badbg)}
+.timeout,.known,.flaky,.xpass,.unfinished,.trouble{--c:var(--warn);--b:var(--warnbg)} .error{--c:var(--odd);--b:var(--oddbg)}
 .skipped,.skip,.not_run,.absent{--c:var(--dim);--b:var(--idlebg)}
 .badge,td.cell{color:var(--c);background:var(--b)}
 td.cell a{color:inherit;display:block;text-decoration:none} td.cell a:hover{text-decoration:underline}
@@ -81,7 +81,7 @@ SCRIPT = r"""
   const find = (id) => document.getElementById(id);
   const root = document.documentElement;
   const data = JSON.parse(find('data').textContent);
-  const {suites, statuses, rows} = data;
+  const {suites, statuses, issues, rows} = data;
   const search = find('search'), suite = find('suite'), status = find('status'), order = find('order'), body = find('rows');
   const remembered = (value) => {
     try {
@@ -103,18 +103,18 @@ SCRIPT = r"""
     remembered(root.dataset.theme);
   });
 
-  // A row: suite, number, name, status, duration, message, directive. Its text is made when it is first searched.
+  // A row: suite, number, name, status, duration, red, message, directive, known issue. Its text is made when it is first searched.
   const texts = [];
   const textOf = (index) => {
-    const [label, number, name, state, , message, directive] = rows[index];
-    return texts[index] ??= [suites[label], number, name, statuses[state][0], directive, message].join(' ').toLowerCase();
+    const [label, number, name, state, , , message, directive, issue] = rows[index];
+    const words = [suites[label], number, name, statuses[state][0], directive, issues[issue]?.[0], message];
+    return texts[index] ??= words.join(' ').toLowerCase();
   };
-  const red = new Set(data.red);
   let found = [], shown = 0;
   suites.forEach((label, index) => { const option = make('option', label); option.value = index; suite.append(option); });
 
   const render = (row) => {
-    const [label, number, name, state, duration, message, directive] = row;
+    const [label, number, name, state, duration, , message, directive, issue] = row;
     const [word, symbol] = statuses[state];
     const line = make('tr'), cell = make('td', undefined, 'fix'), title = make('td');
     cell.append(make('span', symbol + ' ' + word.replace('_', ' '), 'badge ' + word));
@@ -125,6 +125,12 @@ SCRIPT = r"""
       fold.append(make('summary', text), log);
       title.append(fold);
     } else title.textContent = text;
+    if (issues[issue]) {
+      const link = make('a', issues[issue][0]);
+      link.href = issues[issue][1];
+      link.rel = 'noreferrer';
+      title.append(' ', link);
+    }
     line.append(cell, make('td', suites[label]), make('td', number, 'num'), title, make('td', duration.toFixed(2) + ' s', 'num'));
     return line;
   };
@@ -142,7 +148,7 @@ SCRIPT = r"""
     rows.forEach((row, index) => {
       const state = statuses[row[3]][0];
       if (suite.value && row[0] !== Number(suite.value)) return;
-      if (wanted && (wanted === 'red' ? !red.has(state) : state !== wanted)) return;
+      if (wanted && (wanted === 'red' ? !row[5] : state !== wanted)) return;
       if (!words.length || words.every((word) => textOf(index).includes(word))) found.push(index);
     });
     if (order.value === 'slow') found.sort((a, b) => rows[b][4] - rows[a][4]);

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ._baseline import KINDS
 from ._console import death, last_words
-from ._events import diagnostics, failed_tests, is_number, suite_label
+from ._events import diagnostics, is_number, suite_label
+from ._outcome import is_red
 from ._verdict import phase_name
 
 SUMMARY_LINES = 40
@@ -16,23 +18,19 @@ SUMMARY_LINES = 40
 Data = dict[str, Any]
 
 _TEST_MARKS = {"fail": "FAIL", "error": "ERROR", "timeout": "TIMEOUT", "not_run": "NOT RUN"}
-# Headline, four blocks with their titles and 'and more', blank lines between: 40 lines at most.
-_SUMMARY_TESTS = 5
+_CLUE = "      in "
+_SUMMARY_TESTS = 8  # as many of these as there are lines for
 _SUMMARY_REASONS = 5
-_SUMMARY_SUITES = 8
+_SUMMARY_SUITES = 6
 
 
 def to_summary(verdict: Data) -> str:
     """Return summary.txt: at most 40 lines, the bad news first."""
-    blocks = [
-        [_headline(verdict)],
-        _failed_block(verdict),
-        _reasons_block(verdict),
-        _suites_block(verdict),
-        _facts_block(verdict),
-    ]
-    lines = [_plain(line) for block in blocks if block for line in [*block, ""]][:-1]
-    return "\n".join(lines[:SUMMARY_LINES]) + "\n"
+    blocks = [_reasons_block(verdict), _suites_block(verdict), _facts_block(verdict)]
+    rest = [line for block in blocks if block for line in ["", *block]]
+    failed = _failed_block(verdict, SUMMARY_LINES - 2 - len(rest))
+    lines = [_headline(verdict), *([""] if failed else []), *failed, *rest]
+    return "\n".join(_plain(line) for line in lines) + "\n"
 
 
 def _plain(line: str) -> str:
@@ -60,7 +58,13 @@ def tally(verdict: Data) -> str:
     return ", ".join(parts)
 
 
-_HEADLINE_EXTRAS = (("not_run", "not run"), ("skip", "skipped"), ("known", "known to fail"), ("xpass", "unexpectedly passed"))
+_HEADLINE_EXTRAS = (
+    ("not_run", "not run"),
+    ("skip", "skipped"),
+    ("known", "known to fail"),
+    ("flaky", "flaky"),
+    ("xpass", "unexpectedly passed"),
+)
 
 
 def _kernel_parts(guests: list[Data]) -> list[str]:
@@ -77,17 +81,42 @@ def _some(guests: list[str]) -> str:
     return ", ".join(guests) if len(guests) <= 3 else f"{len(guests)} guests"
 
 
-def _failed_block(verdict: Data) -> list[str]:
-    failed = [test for test in failed_tests(verdict["suites"]) if test["status"] != "not_run"]
+def _failed_block(verdict: Data, room: int) -> list[str]:
+    """The tests that failed, each with what was asserted and the first line in the logs that may say why."""
+    failed = [(suite, test) for suite in verdict["suites"] for test in suite["tests"] if is_red(test, _fail_on(verdict)) and _is_told(test)]
     if not failed:
         return []
+    failed.sort(key=lambda pair: pair[1]["status"] == "not_run")
     lines = ["Failed tests"]
     shown = 3 if len(failed) <= 2 else 1  # what was expected and what was got often follow
-    for test in failed[:_SUMMARY_TESTS]:
-        name = test["name"] or "(no name)"
-        lines.append(f"  {test['suite']}@{test['guest']}  {test['number']} {name}  {_TEST_MARKS[test['status']]}")
-        lines += [f"      {line}" for line in diagnostics(test["message"])[:shown]]
-    return lines + _more(len(failed) - _SUMMARY_TESTS)
+    told: set[str] = set()
+    for number, (suite, test) in enumerate(failed):
+        entry = [line for line in _failed_lines(suite, test, shown) if line not in told]  # one panic is the clue to all after it
+        told.update(line for line in entry if line.startswith(_CLUE))
+        last = number + 1 == len(failed)
+        if number == _SUMMARY_TESTS or len(lines) + len(entry) + (0 if last else 1) > room:
+            return lines + _more(len(failed) - number)
+        lines += entry
+    return lines
+
+
+def _fail_on(verdict: Data) -> list[str]:
+    return list(verdict["policy"]["fail_on"])
+
+
+def _is_told(test: Data) -> bool:
+    """A test that was not run says nothing, unless it says why."""
+    return bool(test["status"] != "not_run" or test["message"])
+
+
+def _failed_lines(suite: Data, test: Data, shown: int) -> list[str]:
+    mark = _TEST_MARKS.get(test["status"], test["status"].upper())
+    lines = [f"  {suite_label(suite)}  {test['number']} {test['name'] or '(no name)'}  {mark}"]
+    lines += [f"      {line}" for line in diagnostics(test["message"])[:shown]]
+    clue = test.get("clue")
+    if clue:
+        lines.append(f"{_CLUE}{clue['file'].rpartition('/')[2]} line {clue['line']}: {clue['text']}")
+    return lines
 
 
 def _reasons_block(verdict: Data) -> list[str]:
@@ -142,9 +171,30 @@ def _facts_block(verdict: Data) -> list[str]:
     unread = [guest["name"] for guest in verdict["guests"] if not guest["console"]["read"]]
     if unread:
         lines.append("Console   not read: " + ", ".join(unread))
+    lines += _known_lines(verdict["known_issues"]) + _baseline_lines(verdict["baseline"])
     notes = [f"{suite_label(suite)}: {note}" for suite in verdict["suites"] for note in suite["notes"]]
     lines += [f"Note      {_one_line(note)}" for note in notes[:2]]
     return [*lines, "Evidence  report.html, verdict.json, junit.xml, suites/<suite>/<guest>/, guests/<guest>/"]
+
+
+def _known_lines(issues: list[Data]) -> list[str]:
+    matched = [entry for entry in issues if entry["matched"]]
+    told = [f"{entry['id']}{' OVERDUE' if entry['expired'] else ''} ({entry['matched']}) {entry['issue']}" for entry in matched[:2]]
+    more = [f"and {len(matched) - 2} more"] if len(matched) > 2 else []
+    return ["Known     " + ", ".join([*told, *more])] if told else []
+
+
+def _baseline_lines(comparison: Data | None) -> list[str]:
+    return [] if comparison is None else [f"Baseline  {comparison['run_id']}: {baseline_text(comparison)}"]
+
+
+def baseline_text(comparison: Data) -> str:
+    """What has changed since the baseline, in one line."""
+    counts = comparison["counts"]
+    if not counts["compared"]:
+        return f"no test in common, {counts['lost']} lost, {counts['added']} new"
+    told = [f"{counts[kind]} {kind.replace('_', ' ')}" for kind in KINDS if counts[kind]]
+    return ", ".join(told) or f"nothing changed in {counts['compared']} tests"
 
 
 def _phase_time(entry: Data) -> str:

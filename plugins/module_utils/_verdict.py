@@ -13,8 +13,9 @@ Exit code and verdict:
 * 1, failed: a test failed, timed out or was not run, or a guest's kernel complained, and every suite has a true result.
   A kernel that died explains what is missing of its guest: an incomplete result, a failed phase run or collect. Then
   the kernel under test has said no, and nothing else went wrong.
+* 1, failed: the job calls red what happened (flaky, xpass, not_run, or lost tests of its baseline).
 * 2, error: all is well except that cleanup failed. Failed tests win over this one.
-* 0, passed.
+* 0, passed. Failures that are known issues are not red; what they never excuse stands in _known.py.
 
 A run in which every suite was skipped has tested nothing.
 """
@@ -22,13 +23,19 @@ A run in which every suite was skipped has tested nothing.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from ._baseline import compare, lost_reason
+from ._clues import add_clues
 from ._console import Allowance, death, in_force, last_words, read_allowances, scan_console, unread_console
 from ._errors import InvalidInput
 from ._events import NAME, STATUSES, SUITE_STATUSES, deadline_text, is_number, is_text, judge_suite, load_json, optional, suite_label
+from ._known import Excuses
+from ._outcome import is_red, red_count
+from ._policy import Policy, read_policy
 from ._watch_log import add_sightings, judge_watch
 
 SCHEMA = 1
@@ -49,6 +56,7 @@ class Evidence:
     consoles: dict[str, str] = field(default_factory=dict)  # by guest
     facts: dict[str, str] = field(default_factory=dict)  # by guest
     watch: str | None = None  # what the watcher of the consoles wrote
+    read: Callable[[str], str] = lambda _path: ""  # a log by its path below the results
 
 
 # --- phases -----------------------------------------------------------------------------------------------------
@@ -125,6 +133,7 @@ class Job:
     environment: Data = field(default_factory=dict)
     watched: bool = False  # the consoles are to be watched while the job runs
     console_allow: list[Allowance] = field(default_factory=list)
+    policy: Policy = field(default_factory=Policy)
     errors: list[str] = field(default_factory=list)
 
 
@@ -145,10 +154,12 @@ def read_job(text: str | None, run_id: str) -> Job:
     job.name = None if raw.get("job") is None else str(raw["job"])
     job.created = None if raw.get("created") is None else str(raw["created"])
     job.watched = raw.get("watch") is True
-    known = ("run_id", "job", "created", "guests", "suites", "environment", "watch", "console_allow")
+    known = ("run_id", "job", "created", "guests", "suites", "environment", "watch", "console_allow", "policy")
     inner = raw.get("environment")
     job.environment = {key: value for key, value in raw.items() if key not in known}
     job.environment.update(inner if isinstance(inner, dict) else {})
+    job.policy, errors = read_policy(raw.get("policy"))
+    job.errors += errors
     job.guests = _named(raw, "guests", job.errors)
     suites = _named(raw, "suites", job.errors)
     if not suites:
@@ -204,30 +215,45 @@ def judge(evidence: Evidence) -> Data:
     phases, phase_errors = read_phases(evidence.phases)
     suites = [judge_suite(suite, guest, evidence.events.get((suite, guest)), parser) for suite, guest, parser in job.asked]
     suites += _unasked(evidence, job)
+    untested = all(suite["status"] == "skipped" for suite in suites)
     started, ended = _span(job, phases)
     seen, watch_errors = _watch(evidence, job, phases)
     unnamed = [{"name": name} for name in sorted(evidence.consoles) if name not in [guest["name"] for guest in job.guests]]
     allowances = in_force(job.console_allow, datetime.fromtimestamp(min(started or 0, FAR), timezone.utc).date())
     guests = [_judge_guest(guest, evidence, seen, allowances) for guest in [*job.guests, *unnamed]]
+    excuses = Excuses(job.policy.known_issues, (_iso(started) or "")[:10] or None, evidence.consoles, evidence.read)
+    for suite in suites:
+        excuses.apply(suite)
+        _judge_by_policy(suite, job.policy.fail_on)
+        add_clues(suite, _first_trouble(guests, suite["guest"]), evidence.read)
+    comparison = None if job.policy.baseline is None else compare(job.policy.baseline, suites)
+    lost = [lost_reason(comparison)] if comparison and comparison["counts"]["lost"] and "lost" in job.policy.fail_on else []
     dead = {guest["name"] for guest in guests if death(guest["console"])} | _stopped(seen)
     died = [suite for suite in suites if _died_with_guest(suite, dead)]
     others = [suite for suite in suites if not _died_with_guest(suite, dead)]
     failures, explained, cleanup = _phase_failures(phases, dead)
     infrastructure = job.errors + phase_errors + failures + _unread(guests) + watch_errors
-    if all(suite["status"] == "skipped" for suite in suites):
+    if untested:
         infrastructure.append("nothing was tested" + (": every suite was skipped" if suites else ""))
-    exit_code = _exit_code(others, guests, infrastructure, cleanup)
+    exit_code = _exit_code(others, guests, infrastructure, lost, cleanup)
+    reasons = _kernel_reasons(guests) + _suite_reasons(others, job.policy.fail_on) + infrastructure
+    reasons += _suite_reasons(died, job.policy.fail_on) + explained + lost + cleanup
+    if exit_code:
+        reasons += excuses.reasons()
     return {
         "schema": SCHEMA,
         "run_id": job.run_id,
         "job": job.name,
         "verdict": ("passed", "failed", "error")[exit_code],
         "exit_code": exit_code,
-        "reasons": _kernel_reasons(guests) + _suite_reasons(others) + infrastructure + _suite_reasons(died) + explained + cleanup,
+        "reasons": reasons,
         "started": _iso(started),
         "ended": _iso(ended),
         "duration": None if started is None or ended is None else round(max(0.0, ended - started), 3),
         "environment": job.environment,
+        "policy": {"fail_on": job.policy.fail_on},
+        "known_issues": excuses.summary(),
+        "baseline": comparison,
         "phases": [{**entry, "started": _iso(entry["started"]), "ended": _iso(entry["ended"])} for entry in phases],
         "guests": guests,
         "suites": [{**suite, "started": _iso(suite["started"])} for suite in suites],
@@ -235,14 +261,25 @@ def judge(evidence: Evidence) -> Data:
     }
 
 
-def _exit_code(suites: list[Data], guests: list[Data], infrastructure: list[str], cleanup: list[str]) -> int:
+def _exit_code(suites: list[Data], guests: list[Data], infrastructure: list[str], lost: list[str], cleanup: list[str]) -> int:
     """Judge by the suites that did not die with their guest; of those that did, the guest's console tells."""
     statuses = {suite["status"] for suite in suites}
     if infrastructure or "error" in statuses:
         return 2
-    if statuses & {"failed", "timeout"} or any(guest["console"]["trouble"] for guest in guests):
+    if statuses & {"failed", "timeout"} or lost or any(guest["console"]["trouble"] for guest in guests):
         return 1
     return 2 if cleanup else 0
+
+
+def _judge_by_policy(suite: Data, fail_on: list[str]) -> None:
+    """A suite that is good by itself has failed where the job says so."""
+    if suite["status"] in ("passed", "skipped") and red_count(suite, fail_on):
+        suite["status"] = "failed"
+
+
+def _first_trouble(guests: list[Data], name: str) -> Data | None:
+    trouble = [line for guest in guests if guest["name"] == name for line in guest["console"]["trouble"] if line["line"]]
+    return next((line for line in trouble if line["fatal"]), trouble[0] if trouble else None)
 
 
 def _died_with_guest(suite: Data, dead: set[str]) -> bool:
@@ -335,7 +372,7 @@ def _and_more(count: int) -> str:
     return f" and {count} more" if count else ""
 
 
-def _suite_reasons(suites: list[Data]) -> list[str]:
+def _suite_reasons(suites: list[Data], fail_on: list[str]) -> list[str]:
     reasons = []
     for suite in suites:
         label, counts = suite_label(suite), suite["counts"]
@@ -344,9 +381,26 @@ def _suite_reasons(suites: list[Data]) -> list[str]:
             reasons.append(f"{label}: {deadline_text(suite)}")
         if failed and not (suite["timed_out"] and suite["parser"] == "exit_code"):
             reasons.append(f"{label}: {failed} of {suite['planned'] or suite['seen']} tests failed")
-        if counts["not_run"] and not (suite["timed_out"] or suite["errors"]):
-            reasons.append(f"{label}: {counts['not_run']} tests were not run")
+        not_run = red_count(suite) - failed
+        if not_run and not (suite["timed_out"] or suite["errors"]):
+            reasons.append(f"{label}: {not_run} tests were not run")
         reasons += [f"{label}: {error}" for error in suite["errors"]]
+        reasons += _policy_reasons(suite, fail_on)
+    return reasons
+
+
+def _policy_reasons(suite: Data, fail_on: list[str]) -> list[str]:
+    """What is red only because the job says so."""
+    red = [test for test in suite["tests"] if is_red(test, fail_on) and not is_red(test)]
+    said = {"flaky": "passed only when tried again", "xpass": "passed and should have failed", "not_run": "left out"}
+    reasons = []
+    for status, text in said.items():
+        names = [test["name"] or f"number {test['number']}" for test in red if test["status"] == status]
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            listed = ", ".join(f"{name:.80}" for name in names[:3])
+            tests = "1 test" if len(names) == 1 else f"{len(names)} tests"
+            reasons.append(f"{suite_label(suite)}: fail_on {status}: {tests} {text}: {listed}{more}")
     return reasons
 
 

@@ -11,8 +11,8 @@ module: verdict
 short_description: Turn the results of a run into a verdict
 version_added: 0.1.0
 description:
-  - Reads the results directory of a run and writes C(verdict.json), C(junit.xml), C(summary.txt) and C(report.html)
-    into it.
+  - Reads the results directory of a run and writes C(verdict.json), C(junit.xml), C(summary.txt), C(report.html) and
+    C(step-summary.md) into it. C(extensions/schemas/verdict.schema.json) in this collection is the JSON schema of C(verdict.json).
   - Each suite that was asked for on a guest needs a complete and consistent result; a missing, torn or contradictory
     one makes the verdict V(error), never V(passed).
   - The consoles of the guests are searched for kernel panics, oopses, warnings, stalls and lockups. Any of them makes
@@ -21,6 +21,7 @@ description:
     failed there, so all this together is V(failed) and not V(error), for it is the tested kernel that said no.
   - C(report.html) is one page for people. It loads nothing and needs no network. It shows the ends of long logs, and the
     neighbourhood of what a kernel complained of.
+  - What the job has decided about its verdict (known issues, baseline, what else is red) is read from C(job.json), too.
   - A red verdict does not fail the task. Test RV(exit_code) where the job should end.
 author:
   - The Mayfly authors (@mayfly)
@@ -31,6 +32,15 @@ options:
       - It holds C(job.json) and C(phases.jsonl) and the directories C(suites) and C(guests).
     type: path
     required: true
+  project_dir:
+    description:
+      - The directory of a GitLab project, its C(CI_PROJECT_DIR). When the results are below it, C(junit.xml) links the log of
+        each failed test the way GitLab shows attachments.
+    type: path
+  step_summary:
+    description:
+      - The file named by C(GITHUB_STEP_SUMMARY). C(step-summary.md) is appended to it, unless it is in it already or does not fit.
+    type: path
 attributes:
   check_mode:
     description: Can run in check mode and return the same verdict without writing a file.
@@ -129,9 +139,10 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mayfly.virt.plugins.module_utils import _events, _junit, _report, _summary, _verdict
+from ansible_collections.mayfly.virt.plugins.module_utils import _events, _junit, _report, _step_summary, _summary, _verdict
 
 READ_LIMIT = 256 * 1024 * 1024  # of one file; a console that fills more than this would fill the memory too
+LOG_LIMIT = 8 * 1024 * 1024  # of a log that is searched
 OUTPUT_LIMIT = 1024 * 1024  # of what a suite printed, its end
 RETURNED_TESTS = 100
 
@@ -175,7 +186,17 @@ def gather(results: Path) -> _verdict.Evidence:
         consoles=read_consoles(results),
         facts=read_by_guest(results, "facts.json"),
         watch=read_text(results / "watch.jsonl"),
+        read=lambda path: read_log(results, path),
     )
+
+
+def read_log(results: Path, path: str) -> str:
+    """Return the beginning of a log, nothing if it is not there or no plain file below the results: its name came from a guest."""
+    place = results / path
+    if not place.is_file() or place.resolve() != results.resolve() / path:
+        return ""
+    with place.open("rb") as file:
+        return file.read(LOG_LIMIT).decode("utf-8", "replace")
 
 
 def read_end(path: Path) -> str | None:
@@ -201,14 +222,35 @@ def gather_outputs(results: Path, suites: list[dict[str, Any]]) -> dict[tuple[st
     return {key: text for key, text in outputs.items() if text}
 
 
-def render(verdict: dict[str, Any], logs: _report.Logs) -> dict[str, bytes]:
+def link_prefix(results: Path, project: str | None) -> str | None:
+    """Return the path of the results as seen from a project's directory, None if they are not below it."""
+    if not project:
+        return None
+    try:
+        return results.resolve().relative_to(Path(project).resolve()).as_posix()
+    except ValueError:
+        return None
+
+
+def step_summary(path: Path, verdict: dict[str, Any]) -> bytes:
+    """Return what is to be appended to the summary of a CI's step: nothing if it is there already."""
+    try:
+        there = path.read_bytes()
+    except FileNotFoundError:
+        there = b""
+    text = _step_summary.to_step_summary(verdict, max(0, _step_summary.ROOM - len(there))).encode("utf-8")
+    return b"" if _step_summary.to_step_summary(verdict).encode("utf-8") in there or text in there else text
+
+
+def render(verdict: dict[str, Any], logs: _report.Logs, prefix: str | None) -> dict[str, bytes]:
     """Return the files to write, by name."""
     text = json.dumps(verdict, indent=2, sort_keys=False) + "\n"
     return {
         "verdict.json": text.encode("utf-8"),
-        "junit.xml": _junit.to_junit(verdict),
+        "junit.xml": _junit.to_junit(verdict, prefix),
         "summary.txt": _summary.to_summary(verdict).encode("utf-8"),
         "report.html": _report.to_report(verdict, logs).encode("utf-8"),
+        "step-summary.md": _step_summary.to_step_summary(verdict).encode("utf-8"),
     }
 
 
@@ -230,8 +272,31 @@ def write_atomically(module: AnsibleModule, path: Path, content: bytes) -> None:
     module.atomic_move(temporary, str(path))
 
 
+def append(module: AnsibleModule, path: Path, verdict: dict[str, Any]) -> bool:
+    """Append to the summary of a CI's step and tell whether there was something to append.
+
+    The verdict stands without it: what goes wrong is a warning.
+    """
+    try:
+        text = step_summary(path, verdict)
+        if text and not module.check_mode:
+            with path.open("ab") as file:
+                file.write(text)
+    except OSError as error:
+        module.warn(f"Could not append the verdict to the step's summary '{path}': {error}.")
+        return False
+    return bool(text)
+
+
 def main() -> None:
-    module = AnsibleModule(argument_spec={"results": {"type": "path", "required": True}}, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={
+            "results": {"type": "path", "required": True},
+            "project_dir": {"type": "path"},
+            "step_summary": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
     results = Path(module.params["results"])
     if not results.is_dir():
         module.fail_json(msg=f"Could not judge the run: '{results}' is no directory. Pass the run's results directory.")
@@ -239,16 +304,18 @@ def main() -> None:
         evidence = gather(results)
         verdict = _verdict.judge(evidence)
         logs = _report.Logs(evidence.consoles, gather_outputs(results, verdict["suites"]))
-        files = {results / name: content for name, content in render(verdict, logs).items()}
+        rendered = render(verdict, logs, link_prefix(results, module.params["project_dir"]))
+        files = {results / name: content for name, content in rendered.items()}
         stale = [path for path, content in files.items() if differs(path, content)]
     except OSError as error:
         module.fail_json(msg=f"Could not read the results in '{results}': {error}.")
     if not module.check_mode:
         for path in stale:
             write_atomically(module, path, files[path])
+    appended = bool(module.params["step_summary"]) and append(module, Path(module.params["step_summary"]), verdict)
     failed = _events.failed_tests(verdict["suites"])[:RETURNED_TESTS]
     module.exit_json(
-        changed=bool(stale),
+        changed=bool(stale) or appended,
         verdict=verdict["verdict"],
         exit_code=verdict["exit_code"],
         reasons=verdict["reasons"],

@@ -45,6 +45,7 @@ def plan(job: t.Mapping[str, t.Any], run_id: str, created: str, directory: str) 
         "watch": True,
         "console_allow": _console_allow(job.get("console_allow") or []),
         "evidence": _evidence(job),
+        "policy": dict(job.get("policy") or {}),
     }
 
 

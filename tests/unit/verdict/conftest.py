@@ -18,7 +18,7 @@ import pytest
 
 from ansible_collections.mayfly.virt.plugins.module_utils import _junit, _report, _summary, _verdict
 
-SCHEMA = Path(__file__).resolve().parents[3] / "docs" / "schema" / "verdict-1.json"
+SCHEMA = Path(__file__).resolve().parents[3] / "extensions" / "schemas" / "verdict.schema.json"
 START = 1795230000.0
 
 

@@ -144,6 +144,7 @@ def test_what_is_said_of_a_panic(story: Any, sound: Sound) -> None:
         "Failed tests\n"
         "  smoke@bookworm  1 test 1  FAIL\n"
         "      got 3\n"
+        "      in console.log line 6: [   42.000000] Kernel panic - not syncing: Fatal exception in interrupt\n"
         "\n"
         "Reasons\n"
         "  kernel of bookworm panicked: Fatal exception in interrupt (console line 6) after [ 41.000000] BUG: kernel NULL pointer "

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.mayfly.virt.plugins.module_utils import _report, _report_page, _verdict
+from ansible_collections.mayfly.virt.plugins.module_utils import _events, _report, _report_page, _verdict
 
 VOID = {"meta", "input", "rect"}
 TAGS = re.compile(
@@ -26,7 +26,7 @@ TAGS = re.compile(
 )
 ATTRIBUTES = re.compile(
     "lang|charset|http-equiv|content|name|class|id|href|type|hidden|aria-label|aria-live|aria-hidden|role|scope|tabindex|data-suite|"
-    "open|value|placeholder|viewbox|preserveaspectratio|x|y|width|height"
+    "open|rel|value|placeholder|viewbox|preserveaspectratio|x|y|width|height"
 )
 HOSTILE = "</script><script>alert(1)</script><!--<img src=x onerror=alert(1)>\"'&amp;\u2028\u2029\u202e\x00\x1b]0;x\x07{body}%s"
 
@@ -77,8 +77,12 @@ def report(verdict: dict[str, Any], **logs: Any) -> Page:
     assert len(seen.scripts) == 2
     assert seen.scripts[1] == _report_page.SCRIPT
     assert len(seen.ids) == len(set(seen.ids))
+    issues = [entry["issue"] for entry in verdict["known_issues"]]
     for link in seen.links:
-        assert link[1:] in seen.ids if link.startswith("#") else re.fullmatch(r"(suites|guests)/[A-Za-z0-9._/%-]+\.log", link)
+        inside = link[1:] in seen.ids if link.startswith("#") else re.fullmatch(r"(suites|guests)/[A-Za-z0-9._/%-]+\.log", link)
+        assert inside or link in issues
+    # What leads away says so: no address of the report goes with it.
+    assert all(attributes.get("rel") == "noreferrer" for tag, attributes in seen.elements if tag == "a" and attributes["href"] in issues)
     assert not re.search(r"https?:|//[a-z]|url\(|@import|\bfetch\(|XMLHttp|WebSocket|\bimport\(", _report_page.STYLE + _report_page.SCRIPT)
     assert not any(char in seen.words for char in "\x00\x1b\u2028\u202e")
     return seen
@@ -223,6 +227,61 @@ def test_embedded_json_is_the_same_and_closes_nothing(text: str) -> None:
     embedded = _report.embed([text])
     assert not set(embedded) & set("<>&\u2028\u2029")
     assert json.loads(embedded) == [text]
+
+
+ISSUE = {"id": "bpf-12", "issue": "https://example.org/i?a=1&b='2'", "owner": "<b>net", "review_by": "2026-12-31", "signature": "got: 3"}
+
+
+def test_known_flaky_and_changed(story: Any, sound: Callable[[Any], None]) -> None:
+    story.fail(2, "got: 3")
+    story.smoke[2]["status"] = "flaky"
+    baseline = {"source": "old<", "run_id": "r0", "verdict": "passed", "started": None, "tests": {"s": {"g<": {"pass": ["<gone>"]}}}}
+    story.job["policy"] = {"known_issues": [ISSUE], "baseline": baseline}
+    verdict = story.verdict()
+    sound(verdict)
+    verdict["suites"][0]["tests"][0]["attempts"] = [
+        {"status": "fail", "duration": 1, "message": f"first try {HOSTILE}"},
+        {"status": "pass", "duration": 1, "message": ""},
+    ]
+    seen = report(verdict)
+    assert ISSUE["issue"] in seen.links
+    assert "#changes" in seen.links
+    for text in (
+        "bpf-12",
+        "<b>net",
+        "~ flaky",
+        "try 1: fail first try </script>",
+        "try 2: pass",
+        "1 lost",
+        "s@g< <gone>: pass \u2192 gone",
+    ):
+        assert text in seen.words
+    assert seen.data["issues"] == [["bpf-12", ISSUE["issue"]]]
+    known = next(row for row in seen.data["rows"] if row[1] == 2)
+    assert (known[5], known[-1]) == (0, 0)
+    assert known[3] == _events.STATUSES.index("known")
+
+
+def test_there_are_no_changes_to_show(story: Any) -> None:
+    assert "changes" not in story_report(story)[1].ids
+
+
+def test_what_the_job_calls_red_is_red(story: Any) -> None:
+    story.smoke[2]["status"] = "flaky"
+    story.job["policy"] = {"fail_on": ["flaky"]}
+    seen = story_report(story)[1]
+    assert "1 of 3 red" in seen.words
+    assert [row[5] for row in seen.data["rows"]] == [1, 0, 0]
+    assert "~ flaky 1 test 1" in seen.words
+
+
+def test_the_guilty_line_is_shown_and_linked(story: Any) -> None:
+    story.fail(2)
+    verdict = story.verdict()
+    verdict["suites"][0]["tests"][1]["clue"] = {"file": "suites/smoke/bookworm/stderr.log", "line": 7, "text": HOSTILE}
+    seen = report(verdict)
+    assert "suites/smoke/bookworm/stderr.log" in seen.links
+    assert "suites/smoke/bookworm/stderr.log, line 7" in seen.words
 
 
 def big(story: Any, guests: int, tests: int, message: str = "") -> dict[str, Any]:

@@ -16,7 +16,7 @@ import yaml
 
 from ansible_collections.mayfly.virt.plugins.modules import verdict as module
 
-FILES = ("verdict.json", "junit.xml", "summary.txt", "report.html")
+FILES = ("verdict.json", "junit.xml", "summary.txt", "report.html", "step-summary.md")
 
 
 PROGRAM = """
@@ -29,9 +29,9 @@ with patch_module_args({arguments!r}):
 """
 
 
-def run(results: Path, *, check: bool = False) -> dict[str, Any]:
+def run(results: Path, *, check: bool = False, **options: Any) -> dict[str, Any]:
     """Run the module in a process of its own."""
-    arguments = {"results": str(results), "_ansible_check_mode": check, "_ansible_remote_tmp": "/tmp"}
+    arguments = {"results": str(results), **options, "_ansible_check_mode": check, "_ansible_remote_tmp": "/tmp"}
     program = PROGRAM.format(path=sys.path, arguments=arguments)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     return {"rc": done.returncode, **json.loads(done.stdout or json.dumps({"stderr": done.stderr}))}
@@ -118,6 +118,56 @@ def test_a_console_that_nobody_read_is_no_quiet_one(results: Path) -> None:
     assert "the console of bookworm was not read" in outcome["reasons"]
 
 
+def test_the_summary_of_a_step_is_appended_once(results: Path, tmp_path: Path) -> None:
+    path = tmp_path / "summary.md"
+    path.write_text("what another step said\n")
+    assert run(results, check=True, step_summary=str(path))["changed"] is True
+    assert path.read_text() == "what another step said\n"
+    assert run(results, step_summary=str(path))["changed"] is True
+    text = path.read_text()
+    assert text == "what another step said\n" + (results / "step-summary.md").read_text()
+    assert run(results, step_summary=str(path))["changed"] is False
+    assert path.read_text() == text
+
+
+def test_the_summary_of_a_step_stays_below_what_the_ci_takes(results: Path, tmp_path: Path) -> None:
+    path = tmp_path / "summary.md"
+    path.write_text("x" * 1_023_500)
+    run(results, step_summary=str(path))
+    assert path.stat().st_size <= 1024 * 1000
+    assert "More in report.html" in path.read_text()
+
+
+def test_a_summary_that_cannot_be_written_is_a_warning(results: Path, tmp_path: Path) -> None:
+    outcome = run(results, step_summary=str(tmp_path / "missing" / "summary.md"))
+    assert (outcome["rc"], outcome["verdict"]) == (0, "passed")
+    assert "Could not append the verdict" in json.dumps(outcome["warnings"])
+
+
+def test_a_failure_in_a_gitlab_project_has_its_log_attached(results: Path, tmp_path: Path) -> None:
+    (results / "suites" / "smoke" / "bookworm" / "events.jsonl").write_text(
+        (results / "suites" / "smoke" / "bookworm" / "events.jsonl").read_text().replace('"status": "pass"', '"status": "fail"', 1)
+    )
+    (results / "suites" / "smoke" / "bookworm" / "stderr.log").write_text("all well\nerror: no disk\n")
+    outcome = run(results, project_dir=str(tmp_path))
+    assert "in stderr.log line 2: error: no disk" in outcome["summary"]
+    attached = f"[[ATTACHMENT|{results.name}/suites/smoke/bookworm/stderr.log]]"
+    assert attached in (results / "junit.xml").read_text()
+    assert run(results)["changed"] is True
+    assert attached not in (results / "junit.xml").read_text()
+
+
+def test_a_log_that_leads_out_is_not_read(results: Path, tmp_path: Path) -> None:
+    suite = results / "suites" / "smoke" / "bookworm"
+    (tmp_path / "secret").write_text("error: secret\n")
+    (suite / "inside.log").write_text("inside\n")
+    assert module.read_log(results, "suites/smoke/bookworm/inside.log") == "inside\n"
+    (suite / "stderr.log").symlink_to(tmp_path / "secret")
+    (suite / "tests").symlink_to(tmp_path)
+    for path in ("stderr.log", "tests/secret", "missing.log", "../../../../secret", "."):
+        assert module.read_log(results, f"suites/smoke/bookworm/{path}") == ""
+
+
 def test_no_directory_fails_the_task(tmp_path: Path) -> None:
     outcome = run(tmp_path / "missing")
     assert outcome["rc"] != 0
@@ -126,6 +176,6 @@ def test_no_directory_fails_the_task(tmp_path: Path) -> None:
 
 
 def test_documentation_is_complete() -> None:
-    assert set(yaml.safe_load(module.DOCUMENTATION)["options"]) == {"results"}
+    assert set(yaml.safe_load(module.DOCUMENTATION)["options"]) == {"results", "project_dir", "step_summary"}
     returned = yaml.safe_load(module.RETURN)
     assert set(returned) == {"verdict", "exit_code", "reasons", "summary", "counts", "failed_tests", "files"}

@@ -1,0 +1,89 @@
+# Copyright: the Mayfly authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The first line in the logs that may say why a test failed. Pure.
+
+Where a guest's kernel complained, that is the clue. Else it is the first line that speaks of an error: in the test's own logs, in what the
+suite printed around the test (TAP tells where that is), or in what the suite wrote to its standard error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ._outcome import is_red, logs_of
+
+TESTS = 20  # of a suite, that get a clue
+TEXT_LIMIT = 300
+LINES_AROUND = 40  # of a TAP test, before and after its result
+
+_ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_ERROR = re.compile(
+    r"\b(?:error|fatal|panic|assert(?:ion)?|segmentation fault|segfault|core dumped|traceback|exception|cannot|can't|could not|unable to|"
+    r"denied|no such file|not found|not permitted|no space left|timed? ?out|refused|killed|out of memory|failed|failure)\b",
+    re.IGNORECASE,
+)
+# Results and what TAP says about them are no log: they are told already.
+_RESULT = re.compile(r"\s*(?:(?:not )?ok \d|#\s*(?:Failed|Looks like)\b|#\s+at \S+ line \d+)")
+_TAP_RESULT = re.compile(r"(?:not )?ok (\d{1,9})\b")
+
+Data = dict[str, Any]
+Read = Callable[[str], str]
+
+
+def add_clues(suite: Data, trouble: Data | None, read: Read) -> None:
+    """Give the first failed tests of a suite a clue; trouble is the first complaint of the guest's kernel, read gives a log's text."""
+    red = [test for test in suite["tests"] if is_red(test) and test["status"] != "not_run"][:TESTS]
+    if not red:
+        return
+    if trouble is not None:
+        for test in red:
+            test["clue"] = _clue(f"guests/{suite['guest']}/console.log", trouble["line"], trouble["text"])
+        return
+    base = f"suites/{suite['name']}/{suite['guest']}"
+    stdout, stderr = (read(f"{base}/{name}").splitlines() for name in ("stdout.log", "stderr.log"))
+    spans = _tap_spans(stdout) if suite["parser"] == "tap" else {}
+    for test in red:
+        own = logs_of(test)
+        if own is not None:
+            clue = _of_logs(f"{base}/{own}", read)
+        else:
+            clue = _first(f"{base}/stdout.log", stdout, spans.get(test["number"], range(0))) or _first(
+                f"{base}/stderr.log", stderr, range(len(stderr))
+            )
+        if clue is not None:
+            test["clue"] = clue
+
+
+def _of_logs(base: str, read: Read) -> Data | None:
+    for name in ("stderr.log", "stdout.log"):
+        lines = read(f"{base}/{name}").splitlines()
+        clue = _first(f"{base}/{name}", lines, range(len(lines)))
+        if clue is not None:
+            return clue
+    return None
+
+
+def _first(file: str, lines: list[str], span: range) -> Data | None:
+    for index in span:
+        line = _ESCAPE_SEQUENCE.sub("", lines[index][: 4 * TEXT_LIMIT]).strip()
+        if _ERROR.search(line) and not _RESULT.match(line):
+            return _clue(file, index + 1, line)
+    return None
+
+
+def _clue(file: str, line: int, text: str) -> Data:
+    return {"file": file, "line": line, "text": text[:TEXT_LIMIT]}
+
+
+def _tap_spans(lines: list[str]) -> dict[int, range]:
+    """From the result before a test's to the one after it, as indexes, by the test's number."""
+    results = [(index, int(match[1])) for index, line in enumerate(lines) if (match := _TAP_RESULT.match(line))]
+    starts = [-1, *(index for index, _number in results)]
+    ends = [*(index for index, _number in results[1:]), len(lines)]
+    return {
+        number: range(max(start + 1, index - LINES_AROUND), min(end, index + LINES_AROUND))
+        for (index, number), start, end in zip(results, starts, ends)
+    }
