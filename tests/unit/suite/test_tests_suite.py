@@ -197,6 +197,25 @@ def test_an_endless_output_is_cut_and_bounded(impatient: Any, tmp_path: Path) ->
     assert all(len(json.dumps(event)) < 50_000 for event in events)
 
 
+def test_the_runner_stays_small_whatever_is_printed(program: Any, eventually: Eventually) -> None:
+    tests = [{"name": "a", "command": "tr '\\0' x < /dev/zero & yes & yes 1>&2 & wait", "deadline": 2, "parser": "tap"}]
+    process = subprocess.Popen(program.arguments("run", None, parser="tests", tests=tests))
+    stderr = program.out / "tests" / "a" / "stderr.log"
+    eventually(lambda: stderr.exists() and stderr.stat().st_size > 1024 * 1024)
+    while (status := Path(f"/proc/{process.pid}/status").read_text()) and "VmHWM" in status:
+        peak = int(status.split("VmHWM:")[1].split()[0])  # in KiB
+        time.sleep(0.05)
+    assert process.wait(20) == 0
+    assert peak < 64 * 1024
+    assert [event["status"] for event in program.events() if event["event"] == "test"] == ["timeout"]
+
+
+def test_what_ends_by_itself_is_not_left_behind(many: Many) -> None:
+    tests = many.run({"name": "a", "command": "yes | head -n 1; (sleep 0.05) & true"}, {"name": "b", "command": "sleep 600 & true"})
+    assert "leftovers" not in tests["a"]
+    assert [leftover.split()[1] for leftover in tests["b"]["leftovers"]] == ["sleep"]
+
+
 def test_a_fork_bomb_is_ended_with_its_cgroup(impatient: Any) -> None:
     """Bounded in number by itself, for the machine's sake: the runner ends such a crowd, it does not prevent one."""
     command = "i=0; while [ $i -lt 200 ]; do setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' & i=$((i+1)); done; wait"
