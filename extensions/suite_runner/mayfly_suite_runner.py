@@ -1906,7 +1906,7 @@ def session_members(session: int) -> dict[int, tuple[int, str]]:
 def _in_session(pid: int, session: int) -> bool:
     try:
         return os.getsid(pid) == session
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # it ended while we looked, or is none of ours
         return False
 
 
@@ -2419,6 +2419,8 @@ class Tally:
         name = event["name"] or f"assertion {number}"
         self.counts[status] += 1
         self._highest = max(self._highest, number)
+        if number < 1:
+            self._complain(f"assertion {number} is outside any plan")
         if number in self._numbers:
             self._complain(f"assertion {number} was reported twice")
         elif len(self._numbers) < NUMBERS_KEPT:
