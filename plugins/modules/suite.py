@@ -361,7 +361,6 @@ EXAMPLES = r"""
 RETURN = r"""
 suite:
   description: Name of the suite.
-    - Only with O(tests).
   type: str
   returned: always
   sample: smoke
