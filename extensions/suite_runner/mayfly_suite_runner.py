@@ -77,6 +77,7 @@ from typing import Any, BinaryIO, Protocol
 VERSION = "2"
 
 GRACE = 5.0  # between TERM and KILL, and for what is left after KILL
+ENDING = 0.2  # what goes away by itself after its command is not left behind
 DRAIN = 1.0  # of silence, after which what holds on to our pipes is a process that left the session,
 DRAIN_LIMIT = 30.0  # and for one that is never silent
 PASS_SETTLES = 0.2  # a passed test is shown after this much silence,
@@ -1913,7 +1914,7 @@ def session_members(session: int) -> dict[int, tuple[int, str]]:
 def _in_session(pid: int, session: int) -> bool:
     try:
         return os.getsid(pid) == session
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # it ended while we looked, or is none of ours
         return False
 
 
@@ -2233,6 +2234,10 @@ class Command:
     def _end_session(self, process: subprocess.Popen[bytes]) -> None:
         """Nothing of the command may outlive it."""
         members = self._members(process)
+        limit = time.monotonic() + ENDING
+        while members and process.returncode is not None and time.monotonic() < limit:
+            self._take(time.monotonic() + 0.02)
+            members = self._members(process)
         if process.returncode is not None:
             self.leftovers = [f"{pid} {name}" for pid, name in sorted(members.items())[:PROCESSES_SHOWN]]
             if len(members) > PROCESSES_SHOWN:
@@ -2324,7 +2329,8 @@ def plan_cases(spec: Spec) -> tuple[list[Case], list[str]]:
         names, others = glob_files(Path(spec.cwd or "."), entry.glob)
         found += [(name, [f"./{name}"], entry) for name in names]
         if others:
-            remarks.append(f"{entry.glob} matches {len(others)} files that cannot be executed and are no tests: {', '.join(others[:5])}")
+            more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+            remarks.append(f"{entry.glob} also matches what cannot be executed and is no test: {', '.join(others[:5])}{more}")
     names = [name for name, _argv, _entry in found]
     refuse_twice(names)
     remarks += [f"nothing matches deny '{denied.pattern}'" for denied in spec.deny if not fnmatch.filter(names, denied.pattern)]
@@ -2421,6 +2427,8 @@ class Tally:
         name = event["name"] or f"assertion {number}"
         self.counts[status] += 1
         self._highest = max(self._highest, number)
+        if number < 1:
+            self._complain(f"assertion {number} is outside any plan")
         if number in self._numbers:
             self._complain(f"assertion {number} was reported twice")
         elif len(self._numbers) < NUMBERS_KEPT:

@@ -226,27 +226,32 @@ options:
   fail_fast:
     description:
       - Do not start further tests when one has failed. They are then not run, which is red.
+      - Only with O(tests).
     type: bool
     default: false
   retries:
     description:
       - How often a failed test is run again, at most, after all others. One that passes then is V(flaky), never
         V(pass), and all its attempts are kept.
+      - Only with O(tests).
     type: int
     default: 0
   shard:
     description:
       - Which part of the tests to run, such as V(1/4) for the first of four. It is every fourth of the sorted names
         that are selected, so that all shards together are all tests, each once.
+      - Only with O(tests).
     type: str
   select:
     description:
       - Patterns of names (C(fnmatch)); only tests that match one are run. A pattern that matches nothing is an error.
+      - Only with O(tests).
     type: list
     elements: str
   deny:
     description:
       - Tests that must not run. They are shown as not run, with the reason, and are not red.
+      - Only with O(tests).
     type: list
     elements: dict
     suboptions:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parsing import judge, parse
 from test_runner_process import alive
 
 from ansible_collections.mayfly.virt.plugins.module_utils import _events
@@ -90,6 +91,7 @@ def test_each_test_is_a_process_with_logs_of_its_own(many: Many) -> None:
         ("true", "error", "no plan"),
         ("echo 1..2; echo ok 1; echo ok 1", "error", "assertion 1 was reported twice"),
         ("echo 1..1; echo ok 7", "error", "outside the plan"),
+        ("echo 1..1; echo ok 0", "error", "outside any plan"),
         ("echo 1..1; echo ok 1; echo Bail out! fire", "error", "bail out: fire"),
         ("echo 1..0", "error", "gives no reason"),
         ("echo '1..0 # SKIP no tun'", "skip", ""),
@@ -195,6 +197,25 @@ def test_an_endless_output_is_cut_and_bounded(impatient: Any, tmp_path: Path) ->
     assert [event["status"] for event in events if event["event"] == "test"] == ["timeout", "pass"]
     assert (tmp_path / "out/tests/a/stdout.log").stat().st_size < 1100 * 1024
     assert all(len(json.dumps(event)) < 50_000 for event in events)
+
+
+def test_the_runner_stays_small_whatever_is_printed(program: Any, eventually: Eventually) -> None:
+    tests = [{"name": "a", "command": "tr '\\0' x < /dev/zero & yes & yes 1>&2 & wait", "deadline": 2, "parser": "tap"}]
+    process = subprocess.Popen(program.arguments("run", None, parser="tests", tests=tests))
+    stderr = program.out / "tests" / "a" / "stderr.log"
+    eventually(lambda: stderr.exists() and stderr.stat().st_size > 1024 * 1024)
+    while (status := Path(f"/proc/{process.pid}/status").read_text()) and "VmHWM" in status:
+        peak = int(status.split("VmHWM:")[1].split()[0])  # in KiB
+        time.sleep(0.05)
+    assert process.wait(20) == 0
+    assert peak < 64 * 1024
+    assert [event["status"] for event in program.events() if event["event"] == "test"] == ["timeout"]
+
+
+def test_what_ends_by_itself_is_not_left_behind(many: Many) -> None:
+    tests = many.run({"name": "a", "command": "yes | head -n 1; (sleep 0.05) & true"}, {"name": "b", "command": "sleep 600 & true"})
+    assert "leftovers" not in tests["a"]
+    assert [leftover.split()[1] for leftover in tests["b"]["leftovers"]] == ["sleep"]
 
 
 def test_a_fork_bomb_is_ended_with_its_cgroup(impatient: Any) -> None:
@@ -460,3 +481,74 @@ def test_no_second_attempt_after_the_suites_deadline(many: Many) -> None:
     assert (tests["a"]["status"], tests["b"]["status"]) == ("fail", "timeout")
     assert (many.directory / "n").read_text() == "x\n"
     assert many.judged()["status"] == "timeout"
+
+
+# --- a test and a suite that print the same come to the same -----------------------------------------------------
+
+TAP = [
+    "ok 1",
+    "ok 2 - b",
+    "not ok 3 - c",
+    "ok",
+    "not ok",
+    "not ok # TODO x",
+    "ok 2 # TODO",
+    "ok 3 # SKIP y",
+    "ok 0",
+    "1..1",
+    "1..2",
+    "1..3",
+]
+TAP += [
+    "1..0",
+    "1..0 # SKIP z",
+    "Bail out! x",
+    "# d",
+    "  ok 1",
+    "  not ok 1",
+    "  ---",
+    "  ...",
+    "KTAP version 1",
+    "    # Subtest: s",
+    "    1..1",
+]
+GTEST = ["[==========] Running 1 test from 1 test suite.", "[ RUN      ] a.b", "[       OK ] a.b (0 ms)", "[  FAILED  ] a.b (0 ms)"]
+GTEST += ["[  SKIPPED ] a.b (0 ms)", "[==========] 1 test from 1 test suite ran. (0 ms total)", "[  PASSED  ] 1 test."]
+CARGO = ["running 1 test", "test a ... ok", "test a ... FAILED", "test a ... ignored", "failures:", "---- a stdout ----", "text"]
+CARGO += [
+    f"test result: {end}; 0 measured; 0 filtered out"
+    for end in ("ok. 1 passed; 0 failed; 0 ignored", "FAILED. 0 passed; 1 failed; 0 ignored")
+]
+UNITTEST = [
+    "test_a (m.A.test_a) ... ok",
+    "test_a (m.A.test_a) ... FAIL",
+    "test_b (m.A.test_b) ... skipped 'w'",
+    "=" * 70,
+    "FAIL: test_a (m.A.test_a)",
+]
+UNITTEST += ["Ran 1 test in 0.1s", "Ran 2 tests in 0.1s", "OK", "OK (skipped=1)", "FAILED (failures=1)", "text"]
+PROGS = ["#1 a:OK", "#1 a:FAIL", "#1/1 a/b:OK", "#1/1 a/b:FAIL", "#2 c:SKIP", "Summary: 1/0 PASSED, 0 SKIPPED, 0 FAILED"]
+PROGS += [
+    "Summary: 0/0 PASSED, 0 SKIPPED, 1 FAILED",
+    "Summary: 1/1 PASSED, 0 SKIPPED, 0 FAILED",
+    "Summary: 1/0 PASSED, 1 SKIPPED, 0 FAILED",
+]
+PRINTED = {"tap": TAP, "ktap": TAP, "gtest": GTEST, "bpftrace": GTEST, "cargo": CARGO, "unittest": UNITTEST, "test_progs": PROGS}
+SAME = {"error": "error", "fail": "failed", "skip": "skipped", "pass": "passed", "known": "passed", "xpass": "passed"}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_a_script_is_judged_as_a_suite_that_prints_the_same(runner: ModuleType, name: str) -> None:
+    @settings(max_examples=400, deadline=None)
+    @given(lines=st.lists(st.sampled_from(PRINTED[name]), max_size=8), exit_status=st.sampled_from([0, 0, 1, 255]))
+    def same(lines: list[str], exit_status: int) -> None:
+        outcome = parse(runner, name, "\n".join(lines), exit_status)
+        parser, tally = runner.PARSERS[name]("smoke", 0.0), runner.Tally()
+        for second, line in enumerate(lines, start=1):
+            tally.add(parser.feed(line, float(second)))
+        command = runner.Command(runner.Spec("s", [], name, 1), [], None, None, None, 0)
+        command.end.exit_status = exit_status
+        tally.add(parser.finish(command.end))
+        assert SAME[runner.judge_case(parser, tally, command, "").status] == judge(outcome, exit_status)["status"]
+
+    same()
