@@ -85,8 +85,7 @@ class ActionModule(ActionBase):
         result.update(files=sorted(str(dest / name) for name in keeper.files), scrubbed=record["scrubbed"])
         result.update(missing=keeper.found.missing, left_out=keeper.found.left_out)
         if keeper.found.missing:
-            reasons = "; ".join(f"{name}: {why}" for name, why in keeper.found.missing.items())
-            result.update(failed=True, msg=f"Could not collect everything. {reasons}")
+            result.update(failed=True, msg=f"Could not collect everything. {_in_words(keeper.found.missing)}")
         return result
 
     def _execute(self, command: str, data: bytes) -> dict[str, t.Any]:
@@ -105,6 +104,14 @@ def _check(given: dict[str, t.Any]) -> None:
     for option in _NUMBERS:
         if given[option] <= 0:
             raise AnsibleActionFail(f"The {option} {given[option]} is refused: it must be a positive number.")
+
+
+def _in_words(missing: dict[str, str]) -> str:
+    """Say each reason once, for all that is missing by it."""
+    names: dict[str, list[str]] = {}
+    for name, why in missing.items():
+        names.setdefault(why, []).append(name)
+    return "; ".join(f"{', '.join(each)}: {why}" for why, each in names.items())
 
 
 def _replace(path: Path, text: str) -> None:
@@ -155,7 +162,7 @@ class Collection:
         try:
             return run_once(self._execute, text, b"\n", seconds + _GRACE)
         except ContactFailed as error:
-            self._silence = f"the guest does not answer: {printable(str(error))[:300]}"
+            self._silence = f"the guest does not answer: {printable(' '.join(str(error).split()))[:300]}"
         return None
 
     def _ask(self, name: str, text: str) -> tuple[int, bytes, str] | None:

@@ -21,6 +21,7 @@ import zlib
 BLOCK = 512
 CHUNK = 64 * 1024
 HEADER_LIMIT = 64 * 1024  # bytes of a long name, or of a PAX header
+HEADERS = 8  # that may come before a member; two are usual
 XZ_MEMORY = 96 * 1024 * 1024  # what xz -9 needs is 65 MiB
 NOTES = 50
 COMPONENT = 240  # bytes of one name: file systems allow 255, and .xz may be added
@@ -289,6 +290,7 @@ class _Reader:
 def _members(reader: _Reader) -> t.Iterator[_Member]:
     long_name: bytes | None = None
     sparse = False
+    headers = 0
     while True:
         if reader.at_end():
             raise Broken("it ends without its end mark: it is cut short")
@@ -300,6 +302,9 @@ def _members(reader: _Reader) -> t.Iterator[_Member]:
         _verify(header)
         size, kind = _number(header[124:136]), header[156:157]
         if kind in (b"L", b"K", b"x", b"g"):
+            headers += 1
+            if headers > HEADERS:
+                raise Broken(f"it has more than {HEADERS} headers for one member")
             found, is_sparse = _extended(kind, reader, size)
             if found is not None:
                 if long_name is not None:
@@ -317,7 +322,7 @@ def _members(reader: _Reader) -> t.Iterator[_Member]:
         for _rest in content:  # what nobody wanted
             pass
         reader.take(-size % BLOCK)
-        long_name, sparse = None, False
+        long_name, sparse, headers = None, False, 0
 
 
 def _verify(header: bytes) -> None:

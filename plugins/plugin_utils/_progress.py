@@ -44,8 +44,8 @@ def indented(text: str) -> str:
 
 
 def _phase(result: Result, _took: float) -> list[Line]:
-    phase = result["phase"]
-    if phase["event"] == "start" and not phase.get("guest"):
+    phase = result.get("phase", {})  # a loop over guests has none of its own
+    if phase.get("event") == "start" and not phase.get("guest"):
         return [(_PHASES.get(phase["phase"], phase["phase"]), C.COLOR_HIGHLIGHT)]
     return []
 

@@ -214,6 +214,7 @@ CASES = [
     ),
     Case("two long names", lambda: tar(GOOD, long_name(b"a"), long_name(b"b"), file(b"x")), GOOD_KEPT, problem="two long names"),
     Case("immense pax header", lambda: tar(GOOD, header(b"p", 2**33, b"x")), GOOD_KEPT, problem="a header of"),
+    Case("headers without end", lambda: tar(GOOD, *[pax({b"mtime": b"1"})] * 50, file(b"x")), GOOD_KEPT, problem="more than 8 headers"),
     Case("sparse", with_good(sparse_file()), GOOD_KEPT, "a sparse file"),
     Case(
         "sparse by pax",

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Host, Module, domain
+from conftest import Host, Module, Playbook, domain
 
 from ansible_collections.mayfly.virt.plugins.module_utils import _vmcore
+from ansible_collections.mayfly.virt.plugins.plugin_utils import _job
 
 RUN = "test-evidence"
 NAME = f"a-{RUN}"
@@ -121,3 +122,17 @@ def test_a_guest_that_powered_itself_off_still_has_a_console(module: Module, run
     assert (found["state"], found["dump"], found["missing"]) == ("gone", "", {})
     assert "the domain is gone" in found["left_out"][0]
     assert "Power down" in (Path(found["directory"]) / "console.log").read_text()
+
+
+def test_nothing_is_collected_without_the_secrets_of_the_job(tmp_path: Path) -> None:
+    """They are written down nowhere, so whoever collects alone has to bring them."""
+    job = {"name": "j", "guests": [{"name": "a", "image": "tiny"}], "suites": [{"name": "s", "command": "true"}], "secrets": ["hunter2"]}
+    results = tmp_path / "results" / RUN
+    results.mkdir(parents=True)
+    (results / "job.json").write_text(json.dumps(_job.plan(job, RUN, "2026-01-01T12:00:00+00:00", str(tmp_path))))
+    playbook = Playbook("collect", "-e", json.dumps({"mayfly_run_id": RUN, "mayfly_results": str(results.parent)}), cwd=tmp_path)
+    assert playbook.wait() == 0, playbook.output()
+    verdict = json.loads((results / "verdict.json").read_text())
+    assert verdict["verdict"] == "error"
+    assert any("prepared with 1 secrets in mayfly_secrets, and there are 0 now" in reason for reason in verdict["reasons"])
+    assert not (results / "guests").exists()

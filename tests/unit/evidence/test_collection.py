@@ -91,7 +91,7 @@ def test_a_guest_that_does_not_answer_is_asked_once(tmp_path: Path) -> None:
 
     def silent(command: str, _data: bytes) -> dict[str, Any]:
         asked.append(command)
-        raise AnsibleConnectionFailure("timed out\x1b[2J")
+        raise AnsibleConnectionFailure("timed\r\nout\x1b[2J")
 
     commands = [{"name": "a.log", "command": "true"}, {"name": "b.log", "command": "true"}]
     found, _files, answered = collect(tmp_path / "d", silent, commands=commands, paths=["/x"], coredumps=True)
@@ -99,6 +99,10 @@ def test_a_guest_that_does_not_answer_is_asked_once(tmp_path: Path) -> None:
     assert not answered
     assert set(found.missing) == {"a.log", "b.log", "paths", "coredumps"}
     assert set(found.missing.values()) == {"the guest does not answer: timed out\ufffd[2J"}
+
+
+def test_each_reason_is_said_once() -> None:
+    assert evidence._in_words({"a": "gone", "b": "cut", "c": "gone"}) == "a, c: gone; b: cut"
 
 
 # --- files ------------------------------------------------------------------------------------------------------
