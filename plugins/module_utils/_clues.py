@@ -44,7 +44,7 @@ def add_clues(suite: Data, trouble: Data | None, read: Read) -> None:
         return
     base = f"suites/{suite['name']}/{suite['guest']}"
     stdout, stderr = (read(f"{base}/{name}").splitlines() for name in ("stdout.log", "stderr.log"))
-    spans = _tap_spans(stdout) if suite["parser"] == "tap" else {}
+    spans = tap_spans(stdout, LINES_AROUND) if suite["parser"] == "tap" else {}
     for test in red:
         own = logs_of(test)
         if own is not None:
@@ -78,12 +78,12 @@ def _clue(file: str, line: int, text: str) -> Data:
     return {"file": file, "line": line, "text": text[:TEXT_LIMIT]}
 
 
-def _tap_spans(lines: list[str]) -> dict[int, range]:
-    """From the result before a test's to the one after it, as indexes, by the test's number."""
+def tap_spans(lines: list[str], around: int) -> dict[int, range]:
+    """Return what was printed from the result before a test's to the one after it, as indexes, by the test's number."""
     results = [(index, int(match[1])) for index, line in enumerate(lines) if (match := _TAP_RESULT.match(line))]
     starts = [-1, *(index for index, _number in results)]
     ends = [*(index for index, _number in results[1:]), len(lines)]
     return {
-        number: range(max(start + 1, index - LINES_AROUND), min(end, index + LINES_AROUND))
+        number: range(max(start + 1, index - around), min(end, index + around + 1))
         for (index, number), start, end in zip(results, starts, ends)
     }

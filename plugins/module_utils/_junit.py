@@ -8,8 +8,8 @@ What they make of it decides how it is written:
 * GitLab knows failure, error, skipped and system-out of a case, nothing else; it shows the text of an element and not its message, names
   a case by classname and name and drops the second of a name, and shows one file, [[ATTACHMENT|path]] in system-out, of a case that
   failed. It refuses files of 30 MB and more.
-* A case without a failure, error or skipped is a pass for every reader. So a flaky test is skipped, never a pass; its failed tries are
-  flakyFailure elements for those who know Surefire's format.
+* A case without a failure, error or skipped is a pass for every reader. So a test that is flaky or passed by surprise is skipped, never
+  a pass; the failed tries of a flaky one are flakyFailure elements for those who know Surefire's format.
 * Jenkins' xUnit plugin refuses attributes and elements that its schema has not. Surefire's wants the children in an order.
 """
 
@@ -146,17 +146,16 @@ class _Document:
             self._evidence(case, suite, test)
 
     def _odd(self, case: ElementTree.Element, test: Data, name: str) -> None:
-        """What neither passed nor failed: skipped, unless the job calls it red, or it is a pass that surprises."""
-        status, said = test["status"], self._said(test)
-        if is_red(test, self._fail_on) and status != "not_run":
-            self._child(case, "failure", status, said, f"{name}: {said}\n{test['message'] or ''}".rstrip())
+        """What neither passed nor failed: a failure if the job calls it red, skipped if not."""
+        status, said, message = test["status"], self._said(test), test["message"] or ""
+        text = said if message in said else f"{said}\n{message}"
+        red = is_red(test, self._fail_on) and status != "not_run"
+        if red:
+            self._child(case, "failure", status, said, f"{name}: {text}")
         if status == "flaky":
             self._tries(case, "flakyFailure", [attempt for attempt in attempts_of(test) if attempt["status"] != "pass"])
-        if case.find("failure") is None and status != "xpass":
-            message = test["message"] or ""
-            self._child(case, "skipped", status, said, said if message in said else f"{said}\n{message}")
-        if status == "xpass":
-            self._system_out(case, None, [said])
+        if not red:
+            self._child(case, "skipped", status, said, text)
 
     def _said(self, test: Data) -> str:
         """Why a test has a status that is neither pass nor failure, in one line."""
@@ -189,9 +188,9 @@ class _Document:
         file = clue["file"] if clue else f"{base}/{own}/stdout.log" if own else f"{base}/stdout.log"
         self._system_out(case, file, lines)
 
-    def _system_out(self, case: ElementTree.Element, file: str | None, lines: list[str]) -> None:
+    def _system_out(self, case: ElementTree.Element, file: str, lines: list[str]) -> None:
         said = [line.replace("[[", "[ [") for line in lines]  # only we attach files
-        path = None if file is None or self._prefix is None else "/".join(part for part in (self._prefix, file) if part)
+        path = None if self._prefix is None else "/".join(part for part in (self._prefix, file) if part)
         if path is not None and not _NO_ATTACHMENT.search(path):
             said.insert(0, f"[[ATTACHMENT|{path}]]")
         if said:

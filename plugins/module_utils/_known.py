@@ -38,6 +38,7 @@ EXPLAINED_EXIT = 124  # above are 'cannot be run', 'died of a signal' and Perl's
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::\d{1,5})?(?:/[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]*)?")
+
 Data = dict[str, Any]
 
 

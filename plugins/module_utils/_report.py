@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ._baseline import KINDS
+from ._clues import tap_spans
 from ._console import death
 from ._events import STATUSES, deadline_text, first_diagnostic, is_number, suite_label
 from ._outcome import attempts_of, is_red, red_count
@@ -63,7 +64,6 @@ _TEST_SYMBOLS = {
 }
 _ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _SPECIAL = re.compile(r"[^\n\t\x20-\x7e]")
-_TAP_RESULT = re.compile(r"(?:not )?ok (\d{1,9})\b")
 _LINE_END = re.compile(r"\r*\n")  # as the console was counted
 _JSON_ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
@@ -376,14 +376,7 @@ def _clue(clue: Data) -> str:
 
 
 def _tap_slices(lines: list[str]) -> dict[int, list[str]]:
-    """What was printed from the result before a test's to the one after it, by the test's number."""
-    results = [(index, int(match[1])) for index, line in enumerate(lines) if (match := _TAP_RESULT.match(line))]
-    starts = [-1, *(index for index, _number in results)]
-    ends = [*(index for index, _number in results[1:]), len(lines)]
-    return {
-        number: lines[max(start + 1, index - SLICE) : min(end, index + SLICE + 1)]
-        for (index, number), start, end in zip(results, starts, ends)
-    }
+    return {number: lines[span.start : span.stop] for number, span in tap_spans(lines, SLICE).items()}
 
 
 def _output(suite: str, guest: str, file: str, lines: list[str], room: Room) -> str:

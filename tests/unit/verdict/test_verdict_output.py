@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from ansible_collections.mayfly.virt.plugins.module_utils import _events, _junit, _summary
 
+SCHEMA = Path(__file__).resolve().parents[3] / "extensions" / "schemas" / "verdict.schema.json"
 Sound = Callable[[dict[str, Any]], None]
 
 
@@ -147,3 +150,28 @@ def test_facts_are_passed_on(story: Any, sound: Sound) -> None:
     verdict = story.verdict()
     sound(verdict)
     assert "unreadable" in verdict["guests"][0]["facts"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda v: v.pop("policy"),
+        lambda v: v.update(more=1),
+        lambda v: v.update(exit_code=1),
+        lambda v: v["reasons"].append("why"),
+        lambda v: v["policy"]["fail_on"].append("new_failures_only"),
+        lambda v: v["known_issues"].append({"id": "x"}),
+        lambda v: v.update(baseline={}),
+        lambda v: v["suites"][0].update(errors=["why"]),
+        lambda v: v["suites"][0]["tests"][0].update(status="passed"),
+        lambda v: v["suites"][0]["tests"][0].update(clue={"file": "x", "line": 0, "text": ""}),
+        lambda v: v["suites"][0]["tests"][0].update(attempts=[{"status": "passed"}]),
+        lambda v: v["suites"][0]["tests"][0].update(known_issue=None),
+    ],
+)
+def test_the_schema_refuses_what_no_verdict_is(story: Any, spoil: Callable[[dict[str, Any]], Any]) -> None:
+    validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+    verdict = story.verdict()
+    assert validator.is_valid(verdict)
+    spoil(verdict)
+    assert not validator.is_valid(verdict)
