@@ -78,6 +78,7 @@ VERSION = "2"
 
 GRACE = 5.0  # between TERM and KILL, and for what is left after KILL
 ENDING = 0.2  # what goes away by itself after its command is not left behind
+REMOVAL = 5.0  # for the cgroup of processes that were killed; hundreds take a while on a busy machine
 DRAIN = 1.0  # of silence, after which what holds on to our pipes is a process that left the session,
 DRAIN_LIMIT = 30.0  # and for one that is never silent
 PASS_SETTLES = 0.2  # a passed test is shown after this much silence,
@@ -2006,7 +2007,7 @@ class Cgroup:
 
     def remove(self) -> str | None:
         """Remove it and what the command made below it; return why that cannot be done."""
-        limit = time.monotonic() + 1.0
+        limit = time.monotonic() + REMOVAL
         while True:
             try:
                 remove_cgroups(self._path)
@@ -2027,6 +2028,14 @@ def remove_cgroups(path: Path) -> None:
         Path(directory).rmdir()
 
 
+def remove_orphans(home: Path) -> None:
+    """Remove the empty cgroups of runners that were killed."""
+    for path in home.glob("mayfly-*"):
+        if not Path("/proc", path.name.partition("-")[2]).exists():
+            with contextlib.suppress(OSError):  # something lives in it, or another runner was faster
+                remove_cgroups(path)
+
+
 def _words(path: Path) -> list[str]:
     try:
         return path.read_text().split()
@@ -2043,6 +2052,7 @@ class Cgroups:
         self.reason: str | None = None
         try:
             self._home = own_cgroup(Path("/proc/self/mounts").read_text(), Path("/proc/self/cgroup").read_text())
+            remove_orphans(self._home)
             base = self._home / f"mayfly-{os.getpid()}"
             base.mkdir()
             self._base = base

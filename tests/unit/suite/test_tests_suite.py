@@ -267,6 +267,15 @@ def test_a_runner_killed_in_the_middle_leaves_no_good_result(runner: ModuleType,
     assert judged["counts"]["not_run"] == 1
 
 
+def test_empty_cgroups_of_killed_runners_are_removed_by_the_next(runner: ModuleType, tmp_path: Path) -> None:
+    dead, alive_one, busy = (tmp_path / f"mayfly-{pid}" for pid in (2**22 + 1, os.getpid(), 2**22 + 2))
+    for directory in (dead / "1", alive_one / "1", busy / "1"):
+        directory.mkdir(parents=True)
+    (busy / "1" / "process").touch()  # makes rmdir fail, as a living process does
+    runner.remove_orphans(tmp_path)
+    assert (dead.exists(), alive_one.exists(), busy.exists()) == (False, True, True)
+
+
 def test_a_runner_told_to_stop_ends_the_test_and_says_so(program: Any, eventually: Eventually) -> None:
     tests = [{"name": "a", "command": "echo $$ > pid; exec sleep 600"}, {"name": "b", "command": "touch b"}]
     process = subprocess.Popen(program.arguments("run", None, parser="tests", tests=tests))
