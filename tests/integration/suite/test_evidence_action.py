@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Site
 
 
-def task(site: Site, **options: Any) -> dict[str, Any]:
+def task(site: Any, **options: Any) -> dict[str, Any]:
     return {"mayfly.virt.evidence": {"dest": str(site.results / "guests" / "bookworm"), **options}, "register": "outcome"}
 
 
@@ -28,7 +27,7 @@ def project(place: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["local_site", "ssh_site"])
 def test_evidence_is_kept(kind: str, request: pytest.FixtureRequest, project: Path) -> None:
-    site: Site = request.getfixturevalue(kind)
+    site: Any = request.getfixturevalue(kind)
     commands = [{"name": "a.txt", "command": "echo correct-horse; printf '\\000\\377\\r\\n'"}]
     wanted = task(site, commands=commands, paths=[str(project)], secrets=["correct-horse"])
     status, said = site.run(wanted, arguments=("-v",))
@@ -44,7 +43,7 @@ def test_evidence_is_kept(kind: str, request: pytest.FixtureRequest, project: Pa
     assert site.outcome["answered"] is True
 
 
-def test_what_is_missing_fails_the_task_after_the_rest_was_kept(local_site: Site) -> None:
+def test_what_is_missing_fails_the_task_after_the_rest_was_kept(local_site: Any) -> None:
     commands = [{"name": "bad.txt", "command": "exit 3"}, {"name": "good.txt", "command": "echo fine"}]
     status, said = local_site.run(task(local_site, commands=commands, paths=["/nonexistent/a"]))
     assert status == 2
@@ -54,13 +53,13 @@ def test_what_is_missing_fails_the_task_after_the_rest_was_kept(local_site: Site
     assert set(json.loads((kept / "evidence.json").read_text())["missing"]) == {"bad.txt", "/nonexistent/a"}
 
 
-def test_check_mode_asks_and_writes_nothing(local_site: Site) -> None:
+def test_check_mode_asks_and_writes_nothing(local_site: Any) -> None:
     status, said = local_site.run(task(local_site, commands=[{"name": "a.txt", "command": "true"}]), arguments=("--check",))
     assert status == 0, said
     assert not local_site.results.exists()
 
 
-def test_bad_input_is_refused_before_anything_is_made(local_site: Site) -> None:
+def test_bad_input_is_refused_before_anything_is_made(local_site: Any) -> None:
     status, said = local_site.run(task(local_site, secrets=["abc"]))
     assert status == 2
     assert "Secret 'number 1' is refused: it has a line with fewer than 4 characters" in said
