@@ -24,7 +24,7 @@ import shlex
 import tarfile
 import time
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,6 +37,7 @@ from ansible.utils.display import Display
 
 from ansible_collections.mayfly.virt.plugins.module_utils import _events
 from ansible_collections.mayfly.virt.plugins.module_utils._errors import InvalidInput
+from ansible_collections.mayfly.virt.plugins.module_utils._scrub import Pattern, job_patterns, scrub_bytes, scrub_text
 from ansible_collections.mayfly.virt.plugins.plugin_utils import _suites
 from ansible_collections.mayfly.virt.plugins.plugin_utils._contact import MARK, ContactFailed, printable, run_once
 from ansible_collections.mayfly.virt.plugins.plugin_utils._sightings import Sightings, told
@@ -129,6 +130,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "lost_after": {"type": "int", "default": 60},
     "watch": {"type": "dict", "options": {"path": {"type": "str", "required": True}, "host": {"type": "str", "default": ""}}},
     "fail_on_tests": {"type": "bool", "default": False},
+    "secrets": {"type": "list", "elements": "str", "default": [], "no_log": True},
 }
 
 display = Display()
@@ -162,6 +164,7 @@ class Request:
     base: str  # directory in the guest, of this run alone
     python: str
     lost_after: int
+    patterns: tuple[Pattern, ...] = ()  # the job's own secrets; common kinds are known anyway
 
     @property
     def parser(self) -> str:
@@ -344,26 +347,59 @@ class TestLogs:
 
 
 class EventStream:
-    """Events as they arrive: kept byte for byte in a file on the controller, and handed out one by one."""
+    """Events as they arrive: kept in a file on the controller, secrets taken out, and handed out one by one."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, patterns: Sequence[Pattern] = ()) -> None:
         self._file = file
+        self._patterns = patterns
         self._rest = b""
         self.offset = 0
         self.ended = False
 
     def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
-        self._file.write(data)
-        self._file.flush()
         self.offset += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             try:
                 event = _events.parse_event(line.decode("utf-8"))
             except ValueError as error:  # it is in the file, where the verdict will find it
-                event = {"event": "unreadable", "error": str(error)}
+                self._write(scrub_bytes(line, self._patterns)[0])
+                event = {"event": "unreadable", "error": scrub_text(str(error), self._patterns)[0]}
+            else:
+                clean = scrubbed_event(event, self._patterns)
+                self._write(line if clean == event else json.dumps(clean).encode("ascii"))
+                event = clean
             self.ended = self.ended or event["event"] == "suite_end"
             yield event
+
+    def close(self) -> None:
+        """Keep a line that never ended, too: the verdict shall see that it is torn."""
+        self._file.write(scrub_bytes(self._rest, self._patterns)[0])
+        self._file.flush()
+        self._rest = b""
+
+    def _write(self, line: bytes) -> None:
+        self._file.write(line + b"\n")
+        self._file.flush()
+
+
+# What is a word of the contract, or a path, and not a guest's text.
+_NO_TEXT = frozenset({"event", "suite", "parser", "status", "directive", "signal", "logs", "runner", "isolation"})
+
+
+def scrubbed_event(event: dict[str, Any], patterns: Sequence[Pattern]) -> dict[str, Any]:
+    """Return the event without secrets in its texts."""
+
+    def scrubbed(value: Any) -> Any:
+        if isinstance(value, str):
+            return scrub_text(value, patterns)[0]
+        if isinstance(value, list):
+            return [scrubbed(item) for item in value]
+        if isinstance(value, dict):
+            return {key: item if key in _NO_TEXT else scrubbed(item) for key, item in value.items()}
+        return value
+
+    return dict(scrubbed(event))
 
 
 # --- what a person sees -----------------------------------------------------------------------------------------
@@ -549,8 +585,9 @@ class ActionModule(ActionBase):
             self._open_events(request) as file,
             self._section(request, task_vars or {}),
             self._sightings(options["watch"], request.guest) as sightings,
+            contextlib.closing(EventStream(file, request.patterns)) as events,
         ):
-            broken = self._run_suite(request, Contact(self, request.lost_after, sightings), EventStream(file))
+            broken = self._run_suite(request, Contact(self, request.lost_after, sightings), events)
         result.update(self._outcome(request))
         if broken is not None:
             result.update(failed=True, status="error", msg=f"Could not run the suite '{request.label}': {broken}.")
@@ -583,6 +620,7 @@ class ActionModule(ActionBase):
         base = posixpath.join(options["remote_dir"], f"{options['name']}-{secrets.token_hex(4)}")
         try:
             _suites.check(options)
+            patterns = tuple(job_patterns(options["secrets"]))
             spec = _suites.specification(options, posixpath.join(base, "work", options["chdir"] or ""), options["deadline_factor"])
         except InvalidInput as error:
             raise AnsibleActionFail(str(error)) from error
@@ -595,6 +633,7 @@ class ActionModule(ActionBase):
             base=base,
             python=options["python"] or self._guest_python(task_vars),
             lost_after=options["lost_after"],
+            patterns=patterns,
         )
 
     @contextlib.contextmanager
@@ -748,7 +787,7 @@ class ActionModule(ActionBase):
         for name, content in files.items():
             path = request.directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            path.write_bytes(scrub_bytes(content, request.patterns)[0])
         for complaint in complaints:
             display.warning(f"{request.label}: {complaint}")
 

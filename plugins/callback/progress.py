@@ -53,7 +53,7 @@ class CallbackModule(CallbackBase):
         self._task = ""
         self._task_begun = self._begun
         self._over = threading.Event()
-        self._last_error = ""
+        self._shown: list[str] = []
 
     # -- what happens ------------------------------------------------------------------------------------------------
 
@@ -116,9 +116,12 @@ class CallbackModule(CallbackBase):
 
     def _fail(self, result: t.Any, what: str) -> None:
         message = _progress.message(result.result)
-        if self._last_error and self._last_error in message:  # a role or phase passes on what its task said
+        for shown in self._shown:  # a role or phase passes on what its tasks said
+            message = message.replace(shown, "")
+        message = message.strip().rstrip(":")
+        if not message:
             return
-        self._last_error = message
+        self._shown.append(message)
         where = "" if result.host.get_name() == "localhost" else f" on {result.host.get_name()}"
         self._say(f"  {what}{where}: {result.task.get_name()}\n{_progress.indented(message)}", C.COLOR_ERROR)
 

@@ -321,6 +321,13 @@ options:
           - The hypervisor as C([user@]host[:port]), reached with plain ssh; this machine, if empty.
         type: str
         default: ""
+  secrets:
+    description:
+      - Texts of at least 4 characters that must not be kept, or C(regex:) and a regular expression of Python's for what must not. Each line
+        is looked at for itself. They are taken out of events and logs, and so are private keys, tokens and passwords of common kinds.
+    type: list
+    elements: str
+    default: []
   fail_on_tests:
     description:
       - Fail the task also if the suite's status is neither V(passed) nor V(skipped).

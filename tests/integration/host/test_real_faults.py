@@ -161,6 +161,13 @@ def test_the_example_of_a_crash_is_red_everywhere(clean: None) -> None:
     said = done.stdout + done.stderr
     assert done.returncode == 1, said
     results = ROOT / "results" / "latest"
+    # The watcher ended the suites: ssh alone would have waited a minute for the dead guest.
+    watched = [json.loads(line) for line in (results / "watch.jsonl").read_text().splitlines()]
+    panic = next(event for event in watched if event["event"] == "kernel" and event["fatal"])
+    phases = [json.loads(line) for line in (results / "phases.jsonl").read_text().splitlines()]
+    ended = next(line["time"] for line in phases if (line["phase"], line["event"], line.get("guest")) == ("run", "end", "bookworm"))
+    assert ended - panic["time"] < 30
+    assert watched[-1]["event"] == "watch_end"
     died = "kernel of bookworm panicked: sysrq triggered crash"
     for text in (said, (results / "summary.txt").read_text(), (results / "report.html").read_text()):
         assert died in text

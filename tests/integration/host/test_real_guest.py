@@ -23,13 +23,6 @@ from conftest import ENVIRONMENT, IMAGE, ROOT, STATE_DIR, Host, Module, Playbook
 
 MAYFLY_JOB = ROOT / "build" / "collections" / "ansible_collections" / "mayfly" / "virt" / "extensions" / "bin" / "mayfly_job.py"
 
-PANICKING = """\
-echo 1..2
-echo ok 1 - it begins
-sleep 1
-echo c >/proc/sysrq-trigger
-sleep 600
-"""
 SLOW = """\
 echo 1..2
 echo ok 1 - it begins
@@ -141,19 +134,6 @@ def test_make_run_of_a_job_that_is_not_there_is_exit_2(clean: Callable[[], None]
     status, said, _results = make_run("JOB=no/such/job.yml")
     assert status == 2
     assert "Could not read job 'no/such/job.yml'" in said
-    clean()
-
-
-def test_a_panic_while_the_suite_runs_is_exit_1_with_the_reason(tmp_path: Path, clean: Callable[[], None]) -> None:
-    begun = time.monotonic()
-    status, said, results = run_job(tmp_path, job(tmp_path, PANICKING))
-    assert status == 1, said
-    assert time.monotonic() - begun < 400, "it must not wait for the suite's deadline of 1800 s"
-    summary = (results / "summary.txt").read_text()
-    for text in (summary, said):
-        assert "kernel of one panicked: sysrq triggered crash" in text
-    assert "sysrq triggered crash" in (results / "guests" / "one" / "console.log").read_text(errors="replace")
-    assert "<testcase" in (results / "junit.xml").read_text()
     clean()
 
 

@@ -350,3 +350,21 @@ def test_the_role_gives_suites_of_tests_to_the_runner(local_site: Any) -> None:
     events = local_site.events("many")
     assert events[0]["deadline"] == 30.0
     assert [(event["name"], event["status"]) for event in events if event["event"] == "test"] == [("a", "pass"), ("b", "not_run")]
+
+
+def test_secrets_stay_out_of_the_results_and_off_the_screen(local_site: Any) -> None:
+    command = "echo 1..1; echo 'not ok 1 - says hunter2'; echo '# password=sesame99 hunter2'; echo hunter2 >&2; exit 1"
+    code, output = local_site.run(local_site.suite(command=command, secrets=["hunter2"]))
+    assert code == 0, output
+    kept = {path.name: path.read_text() for path in local_site.kept().iterdir()}
+    assert set(kept) == {"events.jsonl", "stdout.log", "stderr.log", "runner.log"}
+    # The command itself is the job's, and stands in job.json, too.
+    shown = output + kept["stdout.log"] + kept["stderr.log"] + "".join(kept["events.jsonl"].splitlines(keepends=True)[1:])
+    assert "hunter2" not in shown
+    assert "sesame99" not in shown
+    assert "says [scrubbed: " in output
+    assert local_site.outcome["status"] == "failed"
+    code, output = local_site.run(local_site.suite(name="other", command="true", secrets=["abc"]))
+    assert code == 2
+    assert "is refused" in output
+    assert "abc" not in output.replace("secrets", "")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -20,6 +21,7 @@ import yaml
 from ansible.errors import AnsibleConnectionFailure
 
 from ansible_collections.mayfly.virt.plugins.action import suite
+from ansible_collections.mayfly.virt.plugins.module_utils._scrub import job_patterns
 from ansible_collections.mayfly.virt.plugins.modules import suite as documented
 from ansible_collections.mayfly.virt.plugins.plugin_utils import _contact, _suites
 
@@ -206,6 +208,31 @@ def test_events_are_kept_byte_for_byte_and_joined_across_answers() -> None:
     assert kept.getvalue() == data
     assert stream.offset == len(data)
     assert not stream.ended
+
+
+def test_a_line_that_never_ended_is_kept_for_the_verdict_to_see() -> None:
+    kept = io.BytesIO()
+    with contextlib.closing(suite.EventStream(kept)) as stream:
+        assert list(stream.feed(b'{"event": "pl')) == []
+    assert kept.getvalue() == b'{"event": "pl'
+
+
+def test_secrets_are_taken_out_of_events() -> None:
+    test = {"event": "test", "time": 1, "number": 1, "name": "logs in as hunter2", "status": "fail", "duration": 1, "logs": "tests/hunter2"}
+    test["message"] = '# Authorization: Bearer abcdefghijklmnop\n# said hunter2 "hunter2"'
+    test["attempts"] = [{"status": "fail", "duration": 1, "message": "hunter2"}]
+    lines = [json.dumps(test), '{"event": "hunter2"}', '{"torn hunter2']
+    kept = io.BytesIO()
+    with contextlib.closing(suite.EventStream(kept, job_patterns(["hunter2"]))) as stream:
+        event, unreadable = stream.feed("\n".join(lines).encode())
+    first, second, third = kept.getvalue().decode().split("\n")
+    assert json.loads(first) == event
+    assert event["logs"] == "tests/hunter2", "a path stays one"
+    for text in (event["name"], event["message"], event["attempts"][0]["message"], unreadable["error"], second, third):
+        assert "hunter2" not in text
+        assert "scrubbed" in text
+    assert "abcdefghijklmnop" not in event["message"]
+    assert event["message"].startswith("# Authorization: ")
 
 
 # --- screen -----------------------------------------------------------------------------------------------------
