@@ -48,6 +48,8 @@ class Wanted:
     memory_dump: str  # never, on_crash or always
     dump_limit_mib: int
     patience: float
+    overlay: str = "never"  # or on_crash, always
+    overlay_limit_mib: int = 8192
 
 
 class DaemonLog:
@@ -85,9 +87,17 @@ class Autopsy:
     """Looks at one domain and writes down what it finds; what cannot be had is said and does not keep the rest from being had."""
 
     def __init__(
-        self, hypervisor: Hypervisor, paths: RunPaths, domain: SeenDomain | None, state: str, wanted: Wanted, daemon: DaemonLog
+        self,
+        hypervisor: Hypervisor,
+        paths: RunPaths,
+        domain: SeenDomain | None,
+        state: str,
+        wanted: Wanted,
+        daemon: DaemonLog,
+        run_command: RunCommand,
     ) -> None:
         self._hypervisor = hypervisor
+        self._run_command = run_command
         self._paths = paths
         self._domain = domain
         self._state = state
@@ -96,6 +106,7 @@ class Autopsy:
         self._console = paths.console(wanted.name)
         self.directory = evidence_dir(paths) / wanted.name
         self.dump = evidence_dir(paths) / f"{wanted.name}.vmcore"
+        self.overlay = evidence_dir(paths) / f"{wanted.name}.qcow2"
         self.missing: dict[str, str] = {}
         self.left_out: list[str] = []
 
@@ -105,12 +116,15 @@ class Autopsy:
         evidence_dir(self._paths).mkdir(mode=0o700, exist_ok=True)
         self.directory.mkdir(mode=0o700)
         self.dump.unlink(missing_ok=True)
+        self.overlay.unlink(missing_ok=True)
         if self._domain is not None:
             if self._state != "running":
                 self.left_out.append(f"the domain is {self._state}: what only the guest itself could tell is not there")
             self._look(self._domain)
         else:
-            self.left_out.append("the domain is gone: only its console and QEMU's log are left")
+            self.left_out.append("the domain is gone: only its console, its overlay and QEMU's log are left")
+        if self._wants(self._wanted.overlay):
+            self._keep_overlay()
         self._logs()
         self._consoles()
 
@@ -124,7 +138,7 @@ class Autopsy:
             self._try("screenshot.png", lambda: to_png(self._hypervisor.screenshot(domain.uuid)))
         if self._wanted.hung and self._state == "running":
             self._rouse(domain)
-        if self._wants_dump():
+        if self._wants(self._wanted.memory_dump):
             self._dump(domain)
 
     # -- a guest that hangs --------------------------------------------------------------------------------------------
@@ -149,12 +163,12 @@ class Autopsy:
         elif b"This sysrq operation is disabled" in _from(self._console, before):
             self.left_out.append(f"{what}: the guest's kernel does not allow it; boot it with sysrq_always_enabled")
 
-    # -- memory --------------------------------------------------------------------------------------------------------
+    # -- memory and disk -----------------------------------------------------------------------------------------------
 
-    def _wants_dump(self) -> bool:
-        if self._wanted.memory_dump == "on_crash":
+    def _wants(self, when: str) -> bool:
+        if when == "on_crash":
             return self._state == "crashed" or self._wanted.hung or self._panicked()
-        return self._wanted.memory_dump == "always"
+        return when == "always"
 
     def _panicked(self) -> bool:
         """A kernel without a driver for the panic device dies without libvirt's knowing."""
@@ -192,6 +206,47 @@ class Autopsy:
                 _vmcore.mend(dump)
             except ValueError as error:
                 self.left_out.append(f"memory.vmcore: {error}")
+
+    def _keep_overlay(self) -> None:
+        """Copy what the guest has written to its disk. Only a domain that stands still has all of it in the file."""
+        source = self._paths.overlay(self._wanted.name)
+        try:
+            size = source.stat().st_blocks * 512 // _MIB + 1
+        except FileNotFoundError:
+            self.left_out.append("overlay.qcow2: the domain has no overlay of ours")
+            return
+        free = shutil.disk_usage(self.directory).free // _MIB
+        if size > self._wanted.overlay_limit_mib:
+            self.missing["overlay.qcow2"] = f"it has {size} MiB, more than the limit of {self._wanted.overlay_limit_mib} MiB"
+        elif size + 1024 > free:
+            self.missing["overlay.qcow2"] = f"it has {size} MiB, and only {free} MiB are free beside it; 1024 MiB must stay free"
+        else:
+            self._try_overlay(source)
+
+    def _try_overlay(self, source: Path) -> None:
+        try:
+            if self._domain is not None and self._state == "running":
+                self._hypervisor.pause(self._domain.uuid)
+                try:
+                    self._copy(source)
+                finally:
+                    self._hypervisor.resume(self._domain.uuid)
+            else:
+                self._copy(source)
+        except MayflyError as error:
+            self.missing["overlay.qcow2"] = str(error)
+            self.overlay.unlink(missing_ok=True)
+
+    def _copy(self, source: Path) -> None:
+        for argv in (
+            ["cp", "--sparse=always", "--reflink=auto", str(source), str(self.overlay)],
+            ["qemu-img", "check", "-q", str(self.overlay)],
+        ):
+            code, out, err = self._run_command(argv)
+            if code != 0:
+                raise MayflyError("keep overlay", str(source), (err or out).strip() or f"{argv[0]} ended with status {code}")
+        os.chown(self.overlay, os.geteuid(), os.getegid())
+        self.overlay.chmod(0o600)
 
     # -- files ---------------------------------------------------------------------------------------------------------
 

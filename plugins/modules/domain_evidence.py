@@ -53,6 +53,19 @@ options:
       - There must be room for it twice and for 1 GiB more in O(state_dir), for QEMU writes another format than tools read.
     type: int
     default: 4096
+  overlay:
+    description:
+      - Whether to keep a copy of the overlay, which is what the domain has written to its disk, of V(always) each domain, V(never), or
+        V(on_crash) of a domain whose kernel died, or that hangs. It is of use together with the image it stands on.
+      - A domain that runs is paused meanwhile.
+    type: str
+    choices: [on_crash, never, always]
+    default: never
+  overlay_limit_mib:
+    description:
+      - Overlays that take more than this are not kept, in MiB. There must be room for it and 1 GiB more in O(state_dir).
+    type: int
+    default: 8192
   patience:
     description:
       - Seconds to wait for each word of the kernel of a domain that hangs.
@@ -108,6 +121,9 @@ results:
     dump:
       description: File on the hypervisor with the dump of the memory, empty when there is none.
       type: str
+    overlay:
+      description: File on the hypervisor with the copy of the overlay, empty when there is none.
+      type: str
     missing:
       description: What could not be had, with the reason, by name of the file.
       type: dict
@@ -120,6 +136,7 @@ results:
       state: crashed
       directory: /var/lib/mayfly/runs/20260101-120000-ab12/evidence/old-20260101-120000-ab12
       dump: /var/lib/mayfly/runs/20260101-120000-ab12/evidence/old-20260101-120000-ab12.vmcore
+      overlay: ""
       missing: {}
       left_out: ["screenshot.png: the domain has no video device"]
 """
@@ -144,7 +161,7 @@ def check(params: dict[str, t.Any]) -> None:
     for name in params["hung"]:
         if name not in params["domains"]:
             raise InvalidInput("Domain", name, "it is said to hang and is not among the domains", "Name it in both.")
-    for option in ("dump_limit_mib", "patience"):
+    for option in ("dump_limit_mib", "overlay_limit_mib", "patience"):
         if params[option] <= 0:
             raise InvalidInput("Option", option, f"it is {params[option]}", "Give a positive number.")
 
@@ -153,17 +170,22 @@ def gather(module: AnsibleModule, hypervisor: Hypervisor, paths: RunPaths) -> li
     params = module.params
     seen = {domain.name: domain for domain in owned(hypervisor.domains(), paths.state_dir, paths.run)}
     states = hypervisor.states()
-    daemon = DaemonLog(_module.Tools(module).run)
+    run_command = _module.Tools(module).run
+    daemon = DaemonLog(run_command)
     results = []
     for name in params["domains"]:
         domain = seen.get(name)
         state = states.get(domain.uuid, "gone") if domain else "gone"
-        wanted = Wanted(name, name in params["hung"], params["memory_dump"], params["dump_limit_mib"], params["patience"])
-        autopsy = Autopsy(hypervisor, paths, domain, state, wanted, daemon)
+        wanted = Wanted(
+            name,
+            name in params["hung"],
+            **{option: params[option] for option in ("memory_dump", "dump_limit_mib", "patience", "overlay", "overlay_limit_mib")},
+        )
+        autopsy = Autopsy(hypervisor, paths, domain, state, wanted, daemon, run_command)
         autopsy.perform()
-        result = {"name": name, "state": state, "directory": str(autopsy.directory), "dump": ""}
-        if autopsy.dump.exists():
-            result["dump"] = str(autopsy.dump)
+        result = {"name": name, "state": state, "directory": str(autopsy.directory)}
+        for kind, file in (("dump", autopsy.dump), ("overlay", autopsy.overlay)):
+            result[kind] = str(file) if file.exists() else ""
         results.append({**result, "missing": autopsy.missing, "left_out": autopsy.left_out})
     return results
 
@@ -176,6 +198,8 @@ def main() -> None:
             "hung": {"type": "list", "elements": "str", "default": []},
             "memory_dump": {"type": "str", "choices": ["on_crash", "never", "always"], "default": "on_crash"},
             "dump_limit_mib": {"type": "int", "default": 4096},
+            "overlay": {"type": "str", "choices": ["on_crash", "never", "always"], "default": "never"},
+            "overlay_limit_mib": {"type": "int", "default": 8192},
             "patience": {"type": "int", "default": 15},
         },
     )

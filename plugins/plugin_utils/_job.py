@@ -49,20 +49,23 @@ def plan(job: t.Mapping[str, t.Any], run_id: str, created: str, directory: str) 
     }
 
 
-_MEMORY_DUMPS = ("on_crash", "never", "always")
+_KEPT_WHEN = ("on_crash", "never", "always")
 
 
 def _evidence(job: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """Return what is to be kept; of secrets only how many there are, so that who collects is known to have them all."""
-    dump, limit = job.get("memory_dump") or "on_crash", job.get("memory_dump_limit_mib") or 4096
-    if dump not in _MEMORY_DUMPS:
-        raise InvalidInput("Memory dump", str(dump), "there is no such choice", f"Choose one of {', '.join(_MEMORY_DUMPS)}.")
+    dump, overlay = job.get("memory_dump") or "on_crash", job.get("keep_overlay") or "never"
+    for what, when in (("Memory dump", dump), ("Overlay", overlay)):
+        if when not in _KEPT_WHEN:
+            raise InvalidInput(what, str(when), "there is no such choice", f"Choose one of {', '.join(_KEPT_WHEN)}.")
     secrets = [str(secret) for secret in job.get("secrets") or []]
     job_patterns(secrets)
     return {
         "artifacts": [check_pattern(pattern) for pattern in job.get("artifacts") or []],
         "memory_dump": dump,
-        "memory_dump_limit_mib": int(limit),
+        "memory_dump_limit_mib": int(job.get("memory_dump_limit_mib") or 4096),
+        "keep_overlay": overlay,
+        "keep_overlay_limit_mib": int(job.get("keep_overlay_limit_mib") or 8192),
         "secrets": len(secrets),
     }
 

@@ -116,6 +116,17 @@ def test_a_screen_is_kept_as_png(module: Module, run: dict[str, Any], tiny_files
     assert len(zlib.decompress(image[41 : 41 + length])) == height * (1 + 3 * width)
 
 
+def test_what_a_guest_wrote_to_its_disk_is_kept(module: Module, run: dict[str, Any], tmp_path: Path) -> None:
+    module("domain", run=run, domains=[domain(NAME, "tiny=write")], wait="lease")
+    found = look(module, overlay="always")
+    assert found["missing"] == {}
+    assert module("domain_info", run=RUN)["results"][0]["state"] == "running", "it goes on after its overlay was copied"
+    disk = tmp_path / "disk"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", found["overlay"], str(disk)], check=True, timeout=60)
+    assert disk.read_bytes()[:14] == b"Linux version "
+    assert look(module)["overlay"] == "", "nobody asked"
+
+
 def test_a_guest_that_powered_itself_off_still_has_a_console(module: Module, run: dict[str, Any], host: Host) -> None:
     module("domain", run=run, domains=[domain(NAME, "tiny=off")], wait="lease", wait_timeout=20, fails=True)
     found = look(module, memory_dump="always")

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-MODULES = ("virtio_net", "virtio_pci", "pvpanic-mmio", "qemu_fw_cfg")
+MODULES = ("virtio_net", "virtio_pci", "virtio_blk", "pvpanic-mmio", "qemu_fw_cfg")
 
 INIT = """\
 #!/bin/busybox sh
@@ -28,6 +28,7 @@ what=$(sed -n 's/.*tiny=\\([^ ]*\\).*/\\1/p' /proc/cmdline)
 case $what in
 panic) echo c >/proc/sysrq-trigger ;;
 off) poweroff -f ;;
+write) cat /proc/version /dev/zero 2>/dev/null | dd of=/dev/vda bs=4096 count=16 iflag=fullblock conv=fsync ;;
 silent) while :; do sleep 60; done ;;
 esac
 ip link set lo up

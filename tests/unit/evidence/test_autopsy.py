@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class Daemon:
         self.poked: list[Any] = []
         self.refuses: set[str] = set()
         self.answers = True
+        self.paused: list[str] = []
         self.devices = ""
         self.image = b"P6\n1 1\n255\nabc"
         self.memory = flattened(kdump(INFO.encode()))
@@ -64,6 +66,13 @@ class Daemon:
     def interrupt(self, _uuid: str) -> None:
         self._poke("NMI")
 
+    def pause(self, _uuid: str) -> None:
+        self._refuse("pause")
+        self.paused.append("paused")
+
+    def resume(self, _uuid: str) -> None:
+        self.paused.append("resumed")
+
     def dump_memory(self, _uuid: str, path: str) -> None:
         Path(path).write_bytes(self.memory)
         self._refuse("dump")
@@ -92,6 +101,12 @@ def journalctl(argv: list[str]) -> tuple[int, str, str]:
     return 0, f"Nov 21 host libvirtd[1]: {NAME} failed\nNov 21 host libvirtd[1]: two-r1 failed\n", ""
 
 
+def programs(argv: list[str]) -> tuple[int, str, str]:
+    """The real cp and qemu-img."""
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
 Perform = Callable[..., Autopsy]
 
 
@@ -100,7 +115,7 @@ def perform(paths: RunPaths, daemon: Daemon) -> Perform:
     def do(state: str = "running", *, gone: bool = False, **wanted: Any) -> Autopsy:
         domain = None if gone else SeenDomain(NAME, "uuid-1", None, 128, 1, (), (), "")
         defaults = {"hung": False, "memory_dump": "on_crash", "dump_limit_mib": 4096, "patience": 0.3}
-        autopsy = Autopsy(daemon, paths, domain, state, Wanted(NAME, **{**defaults, **wanted}), DaemonLog(journalctl))
+        autopsy = Autopsy(daemon, paths, domain, state, Wanted(NAME, **{**defaults, **wanted}), DaemonLog(journalctl), programs)
         autopsy.perform()
         return autopsy
 
@@ -257,3 +272,57 @@ def test_waiting_ends_when_it_rests_or_patience_does(paths: RunPaths) -> None:
     assert settled(lambda: 7, 7, 0.1) is False
     counter = iter(range(10**6))
     assert settled(lambda: next(counter), 0, 0.2) is True, "it never rests, and is not waited for any longer"
+
+
+@pytest.fixture
+def overlay(paths: RunPaths) -> Path:
+    """An overlay with a MiB of its own on a base."""
+    base, overlay = paths.dir / "base.qcow2", paths.overlay(NAME)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(base), "64M"], check=True)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(base), str(overlay)], check=True)
+    subprocess.run(["qemu-io", "-c", "write -P 7 0 1M", str(overlay)], check=True, capture_output=True)
+    return overlay
+
+
+@pytest.mark.parametrize(
+    ("state", "wanted", "kept", "paused"),
+    [
+        ("running", {"overlay": "always"}, True, ["paused", "resumed"]),
+        ("running", {"overlay": "on_crash", "memory_dump": "never"}, False, []),
+        ("running", {"overlay": "on_crash", "memory_dump": "never", "hung": True}, True, ["paused", "resumed"]),
+        ("crashed", {"overlay": "on_crash", "memory_dump": "never"}, True, []),
+        ("crashed", {"memory_dump": "never"}, False, []),
+    ],
+)
+def test_an_overlay_is_copied_while_its_domain_stands_still(
+    perform: Perform, daemon: Daemon, overlay: Path, state: str, wanted: dict[str, Any], kept: bool, paused: list[str]
+) -> None:
+    autopsy = perform(state, **wanted)
+    assert "overlay.qcow2" not in autopsy.missing
+    assert autopsy.overlay.exists() is kept
+    assert daemon.paused == paused
+    if kept:
+        assert autopsy.overlay.read_bytes() == overlay.read_bytes()
+        assert autopsy.overlay.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_overlay_of_a_domain_that_is_gone(perform: Perform, overlay: Path) -> None:
+    assert perform(gone=True, overlay="always").overlay.read_bytes() == overlay.read_bytes()
+
+
+def test_an_overlay_that_cannot_be_kept_is_missing(
+    perform: Perform, daemon: Daemon, overlay: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "more than the limit of 1 MiB" in perform("crashed", overlay="always", overlay_limit_mib=1).missing["overlay.qcow2"]
+    daemon.refuses = {"pause"}
+    autopsy = perform("running", overlay="always")
+    assert "overlay.qcow2" in autopsy.missing
+    assert not autopsy.overlay.exists()
+    daemon.refuses = set()
+    overlay.write_bytes(overlay.read_bytes()[:300_000])
+    autopsy = perform("running", overlay="always")
+    assert "Could not keep overlay" in autopsy.missing["overlay.qcow2"]
+    assert not autopsy.overlay.exists()
+    assert daemon.paused[-1] == "resumed", "it goes on all the same"
+    overlay.unlink()
+    assert "overlay.qcow2: the domain has no overlay of ours" in perform("crashed", overlay="always").left_out

@@ -19,14 +19,14 @@ def plan(**job: Any) -> dict[str, Any]:
 
 
 def test_what_is_left_out_has_its_default() -> None:
-    assert plan()["evidence"] == {"artifacts": [], "memory_dump": "on_crash", "memory_dump_limit_mib": 4096, "secrets": 0}
+    expected = {"artifacts": [], "memory_dump": "on_crash", "memory_dump_limit_mib": 4096, "secrets": 0}
+    assert plan()["evidence"] == {**expected, "keep_overlay": "never", "keep_overlay_limit_mib": 8192}
 
 
 def test_secrets_are_counted_and_not_written_down() -> None:
-    planned = plan(
-        secrets=["hunter2-secret", "regex:tok_[0-9]+"], artifacts=["/var/log/*.log"], memory_dump="never", memory_dump_limit_mib=1
-    )
-    assert planned["evidence"] == {"artifacts": ["/var/log/*.log"], "memory_dump": "never", "memory_dump_limit_mib": 1, "secrets": 2}
+    kept = {"memory_dump": "never", "memory_dump_limit_mib": 1, "keep_overlay": "always", "keep_overlay_limit_mib": 2}
+    planned = plan(secrets=["hunter2-secret", "regex:tok_[0-9]+"], artifacts=["/var/log/*.log"], **kept)
+    assert planned["evidence"] == {"artifacts": ["/var/log/*.log"], **kept, "secrets": 2}
     text = json.dumps(_job.record(planned, []))
     assert "hunter2" not in text
     assert "tok_" not in text
@@ -38,6 +38,7 @@ def test_secrets_are_counted_and_not_written_down() -> None:
         ({"artifacts": ["log"]}, "Path 'log' is refused: it is not absolute"),
         ({"secrets": ["abcdefg", "abc"]}, "Secret 'number 2' is refused"),
         ({"memory_dump": "sometimes"}, "Choose one of on_crash, never, always"),
+        ({"keep_overlay": "sometimes"}, "Overlay 'sometimes' is refused"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_made(job: dict[str, Any], words: str) -> None:
