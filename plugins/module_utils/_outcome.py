@@ -10,12 +10,10 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
-from ._events import RED_STATUSES
+from . import _events
 
 Data = dict[str, Any]
 
-# Why a test was not run although nothing went wrong; it is shown with its reason.
-IDLE_DIRECTIVES = ("requires", "denied")
 # What a job may call red although it is not by itself.
 FAIL_ON = ("flaky", "xpass", "lost", "not_run")
 
@@ -24,18 +22,14 @@ _LOGS = re.compile(r"tests/[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 def is_idle(test: Data) -> bool:
     """Tell whether a test was left out for a reason that nobody has to mend."""
-    return test["status"] == "skip" or _is_needless(test)
-
-
-def _is_needless(test: Data) -> bool:
-    return bool(test["status"] == "not_run" and test["directive"] in IDLE_DIRECTIVES)
+    return test["status"] == "skip" or _events.is_excused(test)
 
 
 def is_red(test: Data, fail_on: Collection[str] = ()) -> bool:
     """Tell whether a test speaks against a pass, by itself or because the job says so."""
-    if _is_needless(test):
+    if _events.is_excused(test):
         return "not_run" in fail_on
-    return test["status"] in RED_STATUSES or (test["status"] in ("flaky", "xpass") and test["status"] in fail_on)
+    return _events.is_red(test) or (test["status"] in ("flaky", "xpass") and test["status"] in fail_on)
 
 
 def red_count(suite: Data, fail_on: Collection[str] = ()) -> int:
