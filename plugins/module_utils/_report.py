@@ -45,6 +45,7 @@ CONSOLE_TAIL = 120
 SPLATS = 20
 BEFORE, AFTER = 5, 60  # lines around a splat
 SUITE_FAILURES = 50
+FILES = 40  # of a guest
 ATTEMPTS = 10
 REASONS = 10  # unfolded
 
@@ -634,7 +635,7 @@ def _console(number: int, guest: Data, kept: dict[int, str]) -> str:
     console, name = guest["console"], guest["name"]
     anchor = f' id="console-{number}"'
     if not console["read"]:
-        return f"<p{anchor}>{_html(name)}: no console was read.</p>"
+        return f"<p{anchor}>{_html(name)}: no console was read.</p>{_kept(guest)}"
     parts, before = [], 0
     for line in sorted(kept):
         if line > before + 1:
@@ -651,8 +652,30 @@ def _console(number: int, guest: Data, kept: dict[int, str]) -> str:
         f"<li>{_html(splat['text'], LINE_LIMIT)}: {_html(splat['allowed'], LINE_LIMIT)}</li>" for splat in console["allowed"][:SPLATS]
     ]
     listed = f"<p>Allowed:</p><ul>{''.join(allowed)}</ul>" if allowed else ""
-    content = _pre("".join(parts), f"console of {_name(name)}") + listed + link
+    content = _pre("".join(parts), f"console of {_name(name)}") + listed + link + _kept(guest)
     return _fold(f"{_html(name)}: {said}, {console['lines']} lines", content, anchor + (" open" if trouble else ""))
+
+
+def _kept(guest: Data) -> str:
+    """The files that were kept of a guest, and what is missing."""
+    evidence = guest.get("evidence") or {"files": [], "missing": {}}
+    files = []
+    for file in evidence["files"][:FILES]:
+        path = quote(f"guests/{guest['name']}/{file['name']}")
+        files.append(f'<li><a href="{path}">{_html(file["name"], 200)}</a> {_amount(file["bytes"])}</li>')
+    more = len(evidence["files"]) - len(files)
+    files += [f"<li>and {more} more below guests/{_html(guest['name'])}/</li>"] if more > 0 else []
+    missing = [f"<li>{_html(name, 200)}: {_html(why, LINE_LIMIT)}</li>" for name, why in list(evidence["missing"].items())[:FILES]]
+    title = f"Kept of {_html(guest['name'])}: {_count(len(evidence['files']), 'file')}"
+    kept = _fold(title, f"<ul>{''.join(files)}</ul>") if files else ""
+    return kept + (f"<p>Missing:</p><ul>{''.join(missing)}</ul>" if missing else "")
+
+
+def _amount(size: int) -> str:
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} B"
 
 
 # --- environment ------------------------------------------------------------------------------------------------
@@ -662,7 +685,7 @@ def _environment(verdict: Data) -> str:
     room = Room(OTHER_ROOM)
     sources = [("The job", verdict["environment"], True)]
     for guest in verdict["guests"]:
-        facts = {key: value for key, value in guest.items() if key not in ("name", "console")}
+        facts = {key: value for key, value in guest.items() if key not in ("name", "console", "evidence")}
         sources.append((guest_text(guest), facts, len(verdict["guests"]) == 1))
     folds = (_facts(title, facts, opened) for title, facts, opened in sources if facts)
     return _section("environment", "Environment", room.fill(folds, "<p>More in verdict.json.</p>") or "<p>Nothing was recorded.</p>")

@@ -40,6 +40,7 @@ from ._watch_log import add_sightings, judge_watch
 
 SCHEMA = 1
 FAR = 32503680000  # the year 3000, in seconds since the epoch: what a broken clock may say
+FILES_LISTED = 1000  # of a guest
 PHASES = ("prepare", "run", "collect", "cleanup")
 
 Data = dict[str, Any]
@@ -55,6 +56,7 @@ class Evidence:
     events: dict[tuple[str, str], str] = field(default_factory=dict)  # by suite and guest
     consoles: dict[str, str] = field(default_factory=dict)  # by guest
     facts: dict[str, str] = field(default_factory=dict)  # by guest
+    collected: dict[str, str] = field(default_factory=dict)  # evidence.json by guest
     watch: str | None = None  # what the watcher of the consoles wrote
     read: Callable[[str], str] = lambda _path: ""  # a log by its path below the results
 
@@ -319,12 +321,25 @@ def _judge_guest(guest: Data, evidence: Evidence, seen: list[Data], allowances: 
     scanned = unread_console() if console is None else scan_console(console, allowances)
     add_sightings(scanned, seen, name)
     judged = {**guest, "console": scanned}
+    if name in evidence.collected:
+        judged["evidence"] = read_collected(evidence.collected[name])
     if name in evidence.facts:
         try:
             judged["facts"] = load_json(evidence.facts[name])
         except ValueError as error:
             judged["facts"] = {"unreadable": str(error)}
     return judged
+
+
+def read_collected(text: str) -> Data:
+    """Return what evidence.json says: which files of a guest were kept, and what is missing and why. It decides nothing here."""
+    try:
+        raw = load_json(text)
+        files = [{"name": str(file["name"]), "bytes": int(file["bytes"])} for file in raw["files"][:FILES_LISTED]]
+        missing = {str(name): str(why) for name, why in list(raw["missing"].items())[:FILES_LISTED]}
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        return {"files": [], "missing": {"evidence.json": f"it cannot be read: {type(error).__name__}: {error}"}}
+    return {"files": files, "missing": missing}
 
 
 def _unread(guests: list[Data]) -> list[str]:

@@ -185,6 +185,7 @@ def gather(results: Path) -> _verdict.Evidence:
         events={key: text for key, text in events.items() if text is not None},
         consoles=read_consoles(results),
         facts=read_by_guest(results, "facts.json"),
+        collected=read_by_guest(results, "evidence.json"),
         watch=read_text(results / "watch.jsonl"),
         read=lambda path: read_log(results, path),
     )

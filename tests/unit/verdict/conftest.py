@@ -43,6 +43,7 @@ class Story:
         self.consoles = {"bookworm": "[    0.000000] Linux version 6.1.0-32\nbookworm login: \n"}
         self.facts: dict[str, str] = {}
         self.watch: str | None = None
+        self.collected: dict[str, str] = {}
 
     @staticmethod
     def good_events(suite: str) -> list[Any]:
@@ -78,6 +79,7 @@ class Story:
             consoles=self.consoles,
             facts=self.facts,
             watch=self.watch,
+            collected=self.collected,
         )
 
     def verdict(self) -> dict[str, Any]:

@@ -320,3 +320,22 @@ def test_all_of_them_failing_at_length_fit_too(story: Any) -> None:
     total = sum(run["verdict"]["totals"]["tests"].values())
     assert listed == total or f"{total - listed} more tests are counted, but not listed here" in seen.words
     assert sum(1 for tag, attributes in seen.elements if str(attributes.get("id", "")).startswith("suite-")) == 20
+
+
+def test_what_was_kept_of_a_guest_is_linked(story: Any, sound: Callable[[dict[str, Any]], None]) -> None:
+    files = [{"name": "memory.vmcore", "bytes": 137272670, "cut": False}, {"name": "paths/a <b>&.log", "bytes": 7}]
+    story.collected["bookworm"] = json.dumps({"files": files, "missing": {"screenshot.png": "the <monitor> is stuck"}})
+    verdict = story.verdict()
+    sound(verdict)
+    report = _report.to_report(verdict, _report.Logs(story.consoles, {}))
+    assert '<a href="guests/bookworm/memory.vmcore">memory.vmcore</a> 130.9 MiB' in report
+    assert '<a href="guests/bookworm/paths/a%20%3Cb%3E%26.log">paths/a &lt;b&gt;&amp;.log</a> 7 B' in report
+    assert "screenshot.png: the &lt;monitor&gt; is stuck" in report
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"files": 3}', '{"files": [{"name": "a"}]}', '{"files": [], "missing": []}'])
+def test_a_list_of_files_that_cannot_be_read_is_said(story: Any, sound: Callable[[dict[str, Any]], None], text: str) -> None:
+    story.collected["bookworm"] = text
+    verdict = story.verdict()
+    sound(verdict)
+    assert "cannot be read" in verdict["guests"][0]["evidence"]["missing"]["evidence.json"]
