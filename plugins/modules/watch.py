@@ -159,7 +159,7 @@ def find_guests(module: AnsibleModule, paths: _watch.WatchPaths) -> list[_watch.
     """Return the guests of the run that have a domain."""
     with Hypervisor.open(module.params["uri"]) as hypervisor:
         domains = owned(hypervisor.domains(), paths.run.state_dir, paths.run.run)
-    if not domains:
+    if not domains and not module.check_mode:  # where the guests are predicted, so is their watcher
         raise MayflyError("watch run", paths.run.run, "it has no running guest", "Make its guests first.")
     guests = [_watch.Watched(domain.tag.guest, domain.name, domain.uuid) for domain in domains if domain.tag]
     return sorted(guests, key=lambda guest: guest.guest)

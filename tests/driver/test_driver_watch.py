@@ -90,6 +90,11 @@ def test_what_cannot_be_watched_is_refused(host: Host, made: Modules, options: d
     assert host.tree() == before
 
 
+def test_a_watch_of_guests_that_are_only_predicted_is_predicted(host: Host, run: Modules) -> None:
+    assert run("watch", run="r2", check=True)["actions"] == ["create watcher r2"]
+    assert not host.run_dir("r2").exists()
+
+
 def test_a_record_that_was_tampered_with_does_not_keep_the_run(host: Host, made: Modules) -> None:
     (host.run_dir() / "watch.json").write_text(json.dumps({"pid": "all"}))
     made("domain", run={"id": "r1"}, state="absent", clean_run=True)
