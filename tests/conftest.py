@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,3 +22,5 @@ def _link_checkout() -> None:
 
 
 _link_checkout()
+# make sets it for people. A test that reads what Ansible prints says itself how that shall look.
+os.environ.pop("ANSIBLE_STDOUT_CALLBACK", None)
