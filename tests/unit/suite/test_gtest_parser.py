@@ -1,11 +1,12 @@
 # Copyright: the Mayfly authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""GoogleTest and bpftrace's runtime tests, which print like it."""
+"""GoogleTest, recorded with 1.12 and written by hand, and bpftrace's runtime tests, which print like it."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -221,3 +222,30 @@ def test_a_damaged_line_never_passes(runner: ModuleType, name: str, place: int, 
     replaced = {"drop": [], "mix": [f"x {line[4:]}"], "repeat": [line, line], "cut": [line[:20]]}
     lines[index : index + 1] = replaced[damage]
     assert verdict(runner, name, "\n".join(lines)) == "error"
+
+
+def recorded(name: str) -> str:
+    return (Path(__file__).parent / "samples" / name).read_text()
+
+
+def test_recorded(runner: ModuleType) -> None:
+    outcome = parse(runner, "gtest", recorded("gtest-1.12.txt"), exit_status=1)
+    assert results(outcome) == [
+        ("Ring.Opens", "pass"),
+        ("Ring.Closes", "fail"),
+        ("Ring.Maps", "skip"),
+        ("Last.Aborts", "pass"),
+        ("Param/Sizes.Fits/0", "pass"),
+        ("Param/Sizes.Fits/1", "fail"),
+    ]
+    assert outcome.errors == []
+    assert "two descriptors stay" in outcome.tests[1]["message"]
+    assert "and the map" in outcome.tests[1]["message"]
+
+
+def test_recorded_abort(runner: ModuleType) -> None:
+    """The program called abort() in its fourth of six tests, and said nothing more."""
+    outcome = parse(runner, "gtest", recorded("gtest-1.12-abort.txt"), exit_status=134)
+    assert results(outcome)[-1] == ("Last.Aborts", "error")
+    assert outcome.planned == 6
+    assert outcome.errors == ["a test program ended without its summary"]

@@ -1,7 +1,7 @@
 # Copyright: the Mayfly authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Results in files: JUnit XML (recorded with pytest; gotestsum's dialect) and Avocado's results.json."""
+"""Results in files: JUnit XML (recorded with pytest; gotestsum's dialect) and Avocado's results.json (recorded with 108)."""
 
 from __future__ import annotations
 
@@ -246,3 +246,22 @@ def test_strange_avocado(runner: ModuleType, test: dict[str, Any], key: str, val
 @given(st.binary(max_size=200), st.sampled_from(["junit", "avocado"]))
 def test_garbage(runner: ModuleType, data: bytes, name: str) -> None:
     assert verdict(runner, name, data) == "error"
+
+
+def test_recorded_avocado(runner: ModuleType) -> None:
+    """A job with one test of each outcome; avocado ended with 9."""
+    recorded = (Path(__file__).parent / "samples" / "avocado-108.json").read_bytes()
+    outcome = read(runner, "avocado", recorded, 9)
+    assert results(outcome) == [
+        ("ring.py:Ring.test_opens", "pass"),
+        ("ring.py:Ring.test_closes", "fail"),
+        ("ring.py:Ring.test_maps", "error"),
+        ("ring.py:Ring.test_shrinks", "skip"),
+        ("ring.py:Ring.test_moves", "skip"),
+        ("ring.py:Ring.test_grows", "pass"),
+        ("./good.sh", "pass"),
+        ("hang.py:Hang.test_hangs", "timeout"),
+    ]
+    assert outcome.errors == []
+    assert outcome.tests[1]["message"] == "1 != 2 : two descriptors stay"
+    assert verdict(runner, "avocado", recorded, 0) == "error", "the lines say more than the exit status"
