@@ -1,7 +1,7 @@
 # Copyright: the Mayfly authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""GoogleTest, recorded with 1.12 and written by hand, and bpftrace's runtime tests, which print like it."""
+"""GoogleTest, recorded with 1.12 and written by hand, and bpftrace's runtime tests (of 0.17), which print like it."""
 
 from __future__ import annotations
 
@@ -249,3 +249,17 @@ def test_recorded_abort(runner: ModuleType) -> None:
     assert results(outcome)[-1] == ("Last.Aborts", "error")
     assert outcome.planned == 6
     assert outcome.errors == ["a test program ended without its summary"]
+
+
+def test_recorded_bpftrace(runner: ModuleType) -> None:
+    outcome = parse(runner, "bpftrace", recorded("bpftrace-0.17.txt"), exit_status=1)
+    assert results(outcome) == [
+        ("ring.counts wrong", "fail"),
+        ("ring.hangs", "timeout"),
+        ("ring.needs a tracepoint", "skip"),
+        ("ring.prints", "pass"),
+        ("zlast.prints", "pass"),
+    ]
+    assert outcome.errors == []
+    assert "Expected: three" in outcome.tests[0]["message"]
+    assert judge(outcome, 1)["status"] == "failed"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -234,3 +235,19 @@ def test_a_damaged_line_never_passes(runner: ModuleType, place: int, damage: str
     # Parametrised tests have no plan: the loss of their last line cannot be noticed.
     unplanned = damage in ("drop", "mix") and "example value 1" in line
     assert judged in (("passed",) if unplanned else ("failed", "error"))
+
+
+def test_recorded_kselftest(runner: ModuleType) -> None:
+    """run_kselftest.sh of Linux 6.1 on three collections. It ended with 0 though two of its tests failed."""
+    text = (Path(__file__).parent / "samples" / "kselftest-6.1.txt").read_text()
+    outcome = parse(runner, "ktap", text, exit_status=0)
+    assert results(outcome) == [
+        ("selftests: size: get_size", "fail"),
+        ("selftests: clone3: clone3_clear_sighand", "pass"),
+        ("selftests: pidfd: pidfd_open_test", "pass"),
+        ("selftests: pidfd: pidfd_fdinfo_test", "pass"),
+        ("selftests: pidfd: no_such_test", "fail"),
+    ]
+    assert outcome.errors == []
+    assert "Warning: file no_such_test is missing!" in outcome.tests[-1]["message"]
+    assert judge(outcome, 0)["status"] == "failed"
