@@ -643,6 +643,11 @@ class ActionModule(ActionBase):
             return
         with contextlib.closing(Sightings(watch["path"], watch["host"], guest)) as sightings:
             yield sightings
+            if sightings.lost():
+                display.warning(
+                    f"What the watcher on the hypervisor saw of {guest} was not followed to the end, because ssh ended; a dead kernel "
+                    f"would have been noticed late. Plain 'ssh {watch['host']}' must work without a password."
+                )
 
     def _source(self, source: str | None) -> Path | None:
         if source is None:

@@ -116,11 +116,12 @@ class CallbackModule(CallbackBase):
 
     def _fail(self, result: t.Any, what: str) -> None:
         message = _progress.message(result.result)
-        for shown in self._shown:  # a role or phase passes on what its tasks said
-            message = message.replace(shown, "")
-        message = message.strip().rstrip(":")
-        if not message:
-            return
+        if result.task.resolved_action == "ansible.builtin.fail":  # a role or phase passes on what its tasks said
+            for shown in self._shown:
+                message = message.replace(shown, "")
+            message = message.strip().rstrip(":")
+            if not message:
+                return
         self._shown.append(message)
         where = "" if result.host.get_name() == "localhost" else f" on {result.host.get_name()}"
         self._say(f"  {what}{where}: {result.task.get_name()}\n{_progress.indented(message)}", C.COLOR_ERROR)

@@ -226,6 +226,7 @@ class Watcher:
         self._events: Events | None = None
         self._deaf_since: float | None = None
         self._overseen = 0.0
+        self._told = False  # to end, by whoever collects
 
     def begin(self) -> None:
         """Hear libvirt, look at the consoles for the first time, and write down that the watch has begun."""
@@ -252,10 +253,12 @@ class Watcher:
 
     def _goes_on(self) -> bool:
         """Wait for the next look; tell whether there shall be one."""
+        next_look = time.monotonic() + INTERVAL  # however much happens to the domains of others
         with contextlib.suppress(queue.Empty):
-            while True:
-                happening = self._queue.get(timeout=INTERVAL)
+            while (left := next_look - time.monotonic()) > 0:
+                happening = self._queue.get(timeout=left)
                 if happening is None:
+                    self._told = True
                     return False
                 self._happened(happening)
         if time.monotonic() - self._overseen < OVERSEE:
@@ -320,7 +323,7 @@ class Watcher:
             for splat in console.end():
                 self._write(kernel_event(console.watched.guest, splat, self._stop_on))
             seen[console.watched.guest] = {"bytes": console.tail.bytes, "lines": console.scanner.lines}
-        self._write({"event": "watch_end", "guests": seen})
+        self._write({"event": "watch_end", "guests": seen, "told": self._told})
 
     def _write(self, event: Record) -> None:
         self._log.write(json.dumps({"time": round(time.time(), 3), **event}) + "\n")
@@ -405,6 +408,7 @@ def _become_daemon(paths: WatchPaths, guests: t.Sequence[Watched], make: t.Calla
         _write_record(paths, guests)
         os.write(writer, str(os.getpid()).encode())
         os.close(writer)
+        writer = -1  # its number may be another file's from now on
         watcher.run()
         status = 0
     except BaseException as error:

@@ -68,6 +68,8 @@ def judge_watch(text: str | None, guests: t.Iterable[str]) -> tuple[list[Data], 
     errors += [f"the console of {guest} was not watched" for guest in unwatched]
     if events[-1]["event"] != "watch_end":
         errors.append(f"the watcher went away: it was last heard at {clock(events[-1]['time'])}, and what came after it did not see")
+    elif events[-1].get("told") is False:
+        errors.append(f"the watch ended by itself at {clock(events[-1]['time'])}, for the run was over; what came after it did not see")
     gone = {event["guest"]: event for event in events if event["event"] == "domain" and event["what"] in ("stopped", "io_error")}
     errors += [f"{event['guest']} {_BEFELL[event['what']]} at {clock(event['time'])}: {event['detail']}" for event in gone.values()]
     return events, errors

@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: watch
 short_description: Watch the consoles of a run's guests
-version_added: 0.1.0
+version_added: 0.2.0
 description:
   - Starts and ends the watcher of a run, a process on the hypervisor that outlives the task. It reads the consoles of the run's
     guests as they grow, hears what libvirt tells of their domains (a panic, a shutdown, a watchdog, an I/O error), and writes both

@@ -55,6 +55,10 @@ class Sightings:
         elif self._end is None and event.get("stop") and event.get("guest") == self._guest:
             self._end = event
 
+    def lost(self) -> bool:
+        """Tell whether nothing can be seen any more because ssh to the hypervisor has ended."""
+        return self._process is not None and self._process.poll() is not None
+
     def close(self) -> None:
         if self._process is not None:
             self._process.terminate()

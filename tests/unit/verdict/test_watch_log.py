@@ -16,7 +16,7 @@ from ansible_collections.mayfly.virt.plugins.module_utils import _report
 Sound = Callable[[dict[str, Any]], None]
 
 START = {"time": 1795230000, "event": "watch_start", "guests": ["bookworm"], "stop_on": "panic"}
-END = {"time": 1795230030, "event": "watch_end", "guests": {"bookworm": {"bytes": 1, "lines": 2}}}
+END = {"time": 1795230030, "event": "watch_end", "guests": {"bookworm": {"bytes": 1, "lines": 2}}, "told": True}
 KERNEL = {
     "time": 1795230012.5,
     "event": "kernel",
@@ -56,6 +56,7 @@ def test_a_watch_without_sightings_changes_nothing(story: Any, sound: Sound) -> 
     ("events", "words"),
     [
         ([START], "the watcher went away"),
+        ([START, {**END, "told": False}], "the watch ended by itself at 03:00:30, for the run was over"),
         ([], "there is no watch.jsonl"),
         ([END], "has no watch_start"),
         ([{**START, "guests": ["trixie"]}, END], "the console of bookworm was not watched"),

@@ -127,6 +127,7 @@ def test_a_quiet_console(watch: Watch) -> None:
     events = watch.end()
     assert kinds(events) == ["watch_start", "watch_end"]
     assert events[1]["guests"] == {"bookworm": {"bytes": 40, "lines": 2}}
+    assert events[1]["told"] is True
     (first, second) = watch.paths.stamped(ONE.domain).read_text().splitlines()
     assert first.endswith("Z  [    0.000000] Linux version 6.1")
     assert second.endswith("Z  login: ")
@@ -276,7 +277,26 @@ def test_the_watch_ends_with_its_run(watch: Watch, monkeypatch: pytest.MonkeyPat
         watch.paths.run.record.unlink()
     else:
         watch.write_run(0)
-    watch.until(lambda event: event["event"] == "watch_end")
+    assert watch.until(lambda event: event["event"] == "watch_end")["told"] is False
+
+
+def test_what_happens_to_others_does_not_keep_it_from_looking(watch: Watch) -> None:
+    """A busy hypervisor tells of many domains, more often than the consoles are looked at."""
+    watch.begin()
+    over = threading.Event()
+
+    def chatter() -> None:
+        while not over.wait(_watch.INTERVAL / 10):
+            watch.libvirt.queue.put(Happening("22222222-2222-2222-2222-222222222222", "stopped", "of another run"))
+
+    thread = threading.Thread(target=chatter)
+    thread.start()
+    try:
+        watch.say(PANIC)
+        watch.until(lambda event: event["event"] == "kernel")
+    finally:
+        over.set()
+        thread.join()
 
 
 # --- the process --------------------------------------------------------------------------------------------------------
@@ -391,3 +411,15 @@ def test_sightings_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "watch.jsonl").write_text('{"event": "kernel"}\n')
     with contextlib.closing(Sightings(str(tmp_path / "watch.jsonl"), "", "bookworm")) as sightings, pytest.raises(ValueError, match="time"):
         sightings.end()
+
+
+def test_sightings_through_ssh_that_ends_are_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A double of ssh that cannot log in."""
+    (tmp_path / "ssh").write_text("#!/bin/sh\nexit 255\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with contextlib.closing(Sightings("/x/watch.jsonl", "root@lab1:2222", "bookworm")) as sightings:
+        assert sightings._process is not None
+        sightings._process.wait(5)
+        assert sightings.end() is None
+        assert sightings.lost()
