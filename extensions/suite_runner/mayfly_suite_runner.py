@@ -45,7 +45,8 @@ an error of the suite, never a pass. What is told of a test only at the end come
 * junit, avocado: the report is read when the suite has ended. It must have been written by this run, be a plain file of
   at most 16 MiB and have no document type.
 * test_progs: the tests are the leaves, as with ktap; its summary is the plan. With a report, the file of its option -J, both must
-  tell the same: -J lists the failed tests only, and none when it is verbose.
+  tell the same: -J lists the failed tests only, and none when it is verbose. Its test prog_tests_framework plays results to itself
+  and takes them back: that one counts by its own line.
 * cargo: every test program must end with its "test result", so --quiet, which names no tests, is an error.
 """
 
@@ -1286,6 +1287,7 @@ class CargoParser(LineParser):
 TEST_PROGS_TEST = re.compile(r"#(\d{1,6})(?:/(\d{1,6}))?\s+(\S.*?):(OK|FAIL|SKIP)(?: \(SKIP: \d{1,6}/\d{1,6}\))?$")
 TEST_PROGS_END = re.compile(r"Summary: (\d{1,9})/(\d{1,9}) PASSED, (\d{1,9}) SKIPPED, (\d{1,9}) FAILED$")
 TEST_PROGS_STATUS = {"OK": "pass", "FAIL": "fail", "SKIP": "skip"}
+TEST_PROGS_PLAY = "prog_tests_framework/"  # subtests that fail, skip and pass for its own counting, and are in no sum
 TEST_PROGS_COUNTS = ("success", "success_subtest", "skipped", "failed")  # of the report, in the order of the summary
 
 
@@ -1319,6 +1321,9 @@ class TestProgsParser(LineParser):
         return []
 
     def _subtest(self, test: re.Match[str], now: float) -> list[Event]:
+        if test[3].startswith(TEST_PROGS_PLAY):
+            self._subtests.setdefault(test[1], [])  # its test must still come
+            return []
         status = TEST_PROGS_STATUS[test[4]]
         self._subtests.setdefault(test[1], []).append(status)
         self._subtests_seen[status] += 1

@@ -1,11 +1,12 @@
 # Copyright: the Mayfly authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the kernel's BPF selftests print: written from their source and from reports on the mailing list."""
+"""What the kernel's BPF selftests print: recorded, and written from their source and from reports on the mailing list."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -193,6 +194,52 @@ def test_a_report_that_was_there_before_is_not_taken(program: Any) -> None:
     (program.directory / "printed").write_text(SAMPLE)
     events = program.run("cat printed; exit 1", parser="test_progs", report="out.json")
     assert "which did not write it" in events[-1]["error"]
+
+
+# --- recorded ---------------------------------------------------------------------------------------------------
+
+# test_progs of Linux 6.12, built from Debian's linux-source-6.12 with clang 19 and the types of its own cloud kernel, without
+# bpf_testmod.ko, and run by root on a kernel 6.18: `test_progs -J FILE -t arg_parsing,btf_module,prog_tests_framework,subprogs,…`
+SAMPLES = Path(__file__).parent / "samples"
+
+
+def recorded(runner: ModuleType, name: str, exit_status: int) -> list[str]:
+    """The complaints about a recorded output with its report."""
+    return with_report(runner, (SAMPLES / f"{name}.txt").read_text(), (SAMPLES / f"{name}.json").read_bytes(), exit_status)
+
+
+def test_recorded_passes_and_skips(runner: ModuleType) -> None:
+    """prog_tests_framework lets a subtest of its own fail, and takes it back: neither sum nor report nor exit status has it."""
+    text = (SAMPLES / "test_progs-6.12.txt").read_text()
+    assert "#42/4    prog_tests_framework/test_fail_subtest:FAIL\n#42      prog_tests_framework:OK\n" in text
+    outcome = parse(runner, "test_progs", text, 0)
+    counts = {status: sum(test["status"] == status for test in outcome.tests) for status in ("pass", "skip", "fail")}
+    assert counts == {"pass": 15, "skip": 2, "fail": 0}  # 13 subtests and 2 tests without; one of either is skipped
+    assert [test["name"] for test in outcome.tests if test["status"] == "skip"] == ["btf_module", "perf_branches/perf_branches_hw"]
+    assert ("prog_tests_framework", "pass") in results(outcome)
+    assert (outcome.planned, outcome.errors, judge(outcome, 0)["status"]) == (17, [], "passed")
+    assert recorded(runner, "test_progs-6.12", 0) == []
+    lost = text.replace("#42      prog_tests_framework:OK\n", "")
+    assert verdict(runner, "test_progs", lost) == "error"
+
+
+def test_recorded_failures(runner: ModuleType) -> None:
+    text = (SAMPLES / "test_progs-6.12-fail.txt").read_text()
+    outcome = parse(runner, "test_progs", text, 1)
+    failed = {test["name"]: test["message"] for test in outcome.tests if test["status"] == "fail"}
+    assert sorted(failed) == [
+        "btf_tag/btf_decl_tag",
+        "btf_tag/btf_type_tag",
+        *(f"libbpf_probe_prog_types/BPF_PROG_TYPE_{kind}" for kind in ("EXT", "LIRC_MODE2", "LSM", "TRACING")),
+        "map_init/pcpu_lru_map_init",
+        "map_init/pcpu_map_init",
+        "pinning",
+    ]
+    assert "unexpected BPF_PROG_TYPE_LSM: actual 0 != expected 1" in failed["libbpf_probe_prog_types/BPF_PROG_TYPE_LSM"]
+    assert "specified path /sys/fs/bpf/pinmap is not on BPF FS" in failed["pinning"]
+    assert (outcome.errors, judge(outcome, 1)["status"]) == ([], "failed")
+    assert recorded(runner, "test_progs-6.12-fail", 1) == []
+    assert recorded(runner, "test_progs-6.12-fail", 0) == ["tests failed, but the command ended with exit status 0"]
 
 
 # --- further ----------------------------------------------------------------------------------------------------
