@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import debian
 import libvirt
 import pytest
 import tiny
@@ -161,14 +162,30 @@ def host() -> Host:
     return Host()
 
 
-@pytest.fixture(scope="session")
-def image() -> dict[str, Any]:
-    """The real image, built when this machine does not have it yet, or another recipe's."""
+def build_image() -> dict[str, Any]:
+    """Build the real image when this machine does not have it yet, or another recipe's; return what is known of it."""
     job = ROOT / "examples" / "ebpf-smoke" / "job.yml"
     argv = ["ansible-playbook", "mayfly.virt.image", "-e", f"@{job}"]
     subprocess.run(argv, env=ENVIRONMENT, cwd=ROOT, check=True, timeout=900)
     found = Module({"state_dir": str(STATE_DIR)})("image_info", names=[IMAGE])["results"]
     return dict(found[0])
+
+
+@pytest.fixture(scope="session")
+def image() -> dict[str, Any]:
+    return build_image()
+
+
+@pytest.fixture(scope="session")
+def guest_files(image: dict[str, Any]) -> Path:
+    """A kernel module and packages that fit the image, which is built anew when Debian has newer ones."""
+    target = ROOT / "build" / "guest-files"
+    try:
+        return debian.build(image, target)
+    except debian.NotInTheArchive:
+        Module({"state_dir": str(STATE_DIR)})("image", images=[{"name": IMAGE}], state="absent")
+        image.update(build_image())
+        return debian.build(image, target)
 
 
 @pytest.fixture(scope="session")

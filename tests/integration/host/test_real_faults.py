@@ -43,6 +43,21 @@ umount frozen
 [ $tries -lt 120 ] && echo ok 2 - what hung goes on
 """
 
+# What a module of ours lets happen in the kernel. Who asks for a bug or an oops dies of it, and nobody else.
+FAULTS = """\
+echo 1..5
+insmod ./mayfly_faults.ko && echo ok 1 - the module is there
+sysctl -qw kernel.watchdog_thresh=1
+number=1
+for fault in warn bug oops lockup; do
+    number=$((number + 1))
+    sh -c "echo $fault >/proc/mayfly_faults"
+    echo ok $number - $fault
+done
+sysctl -qw kernel.watchdog_thresh=10
+true
+"""
+
 # All that is said here looks like a dying kernel, and none of it is the kernel's.
 LOUD = """\
 echo 1..2
@@ -54,6 +69,19 @@ python3 -c 'import ctypes; ctypes.string_at(0)'
 echo 'not ok 2 - this went to standard error' >&2
 echo ok 2 - so it is no result
 true
+"""
+
+# A process dies and leaves its core, which is kept with where it was. The suite has no word against it.
+CORES = """\
+echo 1..2
+dpkg -i ./systemd-coredump_*.deb >&2 && echo ok 1 - somebody takes the core dumps
+ulimit -c unlimited
+sh -c 'kill -SEGV $$' &
+victim=$!
+wait $victim
+tries=0
+until coredumpctl --no-legend --quiet list $victim >&2 || [ $tries = 60 ]; do sleep 1; tries=$((tries + 1)); done
+[ $tries -lt 60 ] && echo ok 2 - one was taken
 """
 
 # The deadline is 2 seconds, twelve where the guest is emulated; by the guest's clock it is a day away.
@@ -103,8 +131,8 @@ def clean(host: Host, image: dict[str, Any]) -> Iterator[None]:
     assert host.snapshot(*directories) == before
 
 
-def suite(name: str, guest: str, script: str, deadline: int = 60) -> dict[str, Any]:
-    return {"name": name, "guests": [guest], "parser": "tap", "command": script, "deadline": deadline}
+def suite(name: str, guest: str, script: str, deadline: int = 60, **more: Any) -> dict[str, Any]:
+    return {"name": name, "guests": [guest], "parser": "tap", "command": script, "deadline": deadline, **more}
 
 
 def run_job(directory: Path, guests: list[str], suites: list[dict[str, Any]]) -> tuple[int, str, dict[str, Any]]:
@@ -123,20 +151,54 @@ def statuses(verdict: dict[str, Any]) -> dict[str, str]:
     return {suite["name"]: suite["status"] for suite in verdict["suites"]}
 
 
-def test_a_hung_task_is_red_and_noise_is_not(tmp_path: Path, clean: None) -> None:
-    """Two guests: in one the kernel complains while its suite passes, in the other everything else does, and its clock goes back."""
-    suites = [suite("hung", "sick", HUNG, 120), suite("loud", "well", LOUD), suite("clock", "well", CLOCK, 2)]
+def test_what_the_kernel_complains_of_is_red_and_noise_is_not(tmp_path: Path, clean: None, guest_files: Path) -> None:
+    """Two guests: in one the kernel complains while its suites pass, in the other everything else does, and its clock goes back."""
+    suites = [
+        suite("hung", "sick", HUNG, 120),
+        suite("faults", "sick", FAULTS, source=str(guest_files)),
+        suite("loud", "well", LOUD),
+        suite("cores", "well", CORES, source=str(guest_files)),
+        suite("clock", "well", CLOCK, 2),
+    ]
     begun = time.monotonic()
     status, said, verdict = run_job(tmp_path, ["sick", "well"], suites)
     assert status == 1, said
     assert time.monotonic() - begun < 500
-    assert statuses(verdict) == {"hung": "passed", "loud": "passed", "clock": "timeout"}
-    trouble = {guest["name"]: [each["text"] for each in guest["console"]["trouble"]] for guest in verdict["guests"]}
-    assert any(re.search(r"INFO: task touch:\d+ blocked for more than \d+ seconds", text) for text in trouble["sick"]), trouble
+    assert statuses(verdict) == {"hung": "passed", "faults": "passed", "loud": "passed", "cores": "passed", "clock": "timeout"}
+    trouble = {guest["name"]: guest["console"]["trouble"] for guest in verdict["guests"]}
+    found = [(each["kind"], each["text"]) for each in trouble["sick"]]
+    for kind, text in (
+        ("hung_task", r"INFO: task touch:\d+ blocked for more than \d+ seconds"),
+        ("warning", r"WARNING: CPU: \d+ PID: \d+ at .*mayfly_faults\.c:\d+ mayfly_fault_warn\b"),
+        ("bug", r"kernel BUG at .*mayfly_faults\.c:\d+!"),
+        ("bug", r"BUG: kernel NULL pointer dereference"),
+        ("lockup", r"soft lockup - CPU#\d+ stuck for \d+s"),
+    ):
+        assert any(each == kind and re.search(text, line) for each, line in found), (kind, text, found)
+    assert not any(each["fatal"] for each in trouble["sick"])
+    warning = next(each for each in trouble["sick"] if each["kind"] == "warning")
+    assert warning["frames"][0] == "mayfly_fault_warn"
     assert trouble["well"] == []
-    assert any("kernel of sick" in reason and "blocked for more than" in reason for reason in verdict["reasons"])
+    assert any(reason.startswith("kernel of sick: ") for reason in verdict["reasons"])
     assert any(reason.startswith("clock@well: stopped at its deadline") for reason in verdict["reasons"])
     assert len(verdict["reasons"]) == 2, verdict["reasons"]
+
+    results = tmp_path / "results" / "latest"
+    watched = [json.loads(line) for line in (results / "watch.jsonl").read_text().splitlines()]
+    seen = {event["kind"] for event in watched if event["event"] == "kernel" and event["guest"] == "sick"}
+    assert seen >= {"hung_task", "warning", "bug", "lockup"}, "and the watcher saw them as they came"
+    check_core_dump(results / "guests" / "well")
+
+
+def check_core_dump(evidence: Path) -> None:
+    """Who died, of what, and where; and the core dump itself, as systemd-coredump packed it."""
+    told = (evidence / "coredumps.txt").read_text()
+    assert re.search(r"Signal: 11 \(SEGV\)", told), told
+    assert re.search(r"Executable: \S+/dash$", told, re.MULTILINE), told
+    assert re.search(r"#0 .* \w*kill \(libc\.so\.6", told), told
+    core = next((evidence / "coredumps").iterdir())
+    assert core.name.startswith("core.sh.")
+    assert core.read_bytes()[:4] == b"\x28\xb5\x2f\xfd", "Zstandard"
 
 
 def test_a_guest_that_is_gone_or_mute_has_not_passed(tmp_path: Path, clean: None) -> None:
