@@ -10,7 +10,7 @@ name: policy
 short_description: What a job has decided about its verdict, read and checked
 version_added: 0.1.0
 description:
-  - Reads the file of known issues and the baseline of a job, checks them with the rest of its policy, and returns all of it as C(job.json)
+  - Reads the files of known issues and the baseline of a job, checks them with the rest of its policy, and returns all of it as C(job.json)
     holds it. Used by the role P(mayfly.virt.job#role) before anything is made.
 options:
   _terms:
@@ -18,9 +18,11 @@ options:
       - Takes none.
   known_issues:
     description:
-      - YAML file with a list of known issues, relative to where ansible-playbook is started. None, if empty.
-    type: str
-    default: ""
+      - YAML files, each with a list of known issues, relative to where ansible-playbook is started. Empty names are left out.
+      - V(mayfly.virt:libvirt-tck.yml) is the file of that name that the collection brings in C(extensions/known_issues).
+    type: list
+    elements: str
+    default: []
   fail_on:
     description:
       - What makes a verdict red although it is not by itself.
@@ -41,7 +43,7 @@ EXAMPLES = r"""
 ---
 - name: Show what the job lives with
   ansible.builtin.debug:
-    msg: "{{ (query('mayfly.virt.policy', known_issues='known-issues.yml') | first).known_issues }}"
+    msg: "{{ (query('mayfly.virt.policy', known_issues=['known-issues.yml', 'mayfly.virt:libvirt-tck.yml']) | first).known_issues }}"
 """
 
 RETURN = r"""

@@ -3,8 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The first line in the logs that may say why a test failed. Pure.
 
-Where a guest's kernel complained, that is the clue. Else it is the first line that speaks of an error: in the test's own logs, in what the
-suite printed around the test (TAP tells where that is), or in what the suite wrote to its standard error.
+Where a guest's kernel complained, that is the clue. Where the logs of libvirt's daemons were kept of a test, it is the first error of a
+daemon in it, but for one that only says that something was not found: tests look for what may not be there. Then comes what QEMU said, then
+such a miss. Else it is the first line that speaks of an error: in the test's own logs, in what the suite printed around the test (TAP tells
+where that is), or in what the suite wrote to its standard error.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from ._kept import files_of, is_daemon_log, is_qemu_log
 from ._outcome import is_red, logs_of
 
 TESTS = 20  # of a suite, that get a clue
@@ -27,6 +30,19 @@ _ERROR = re.compile(
 )
 # Results and what TAP says about them are no log: they are told already.
 _RESULT = re.compile(r"\s*(?:(?:not )?ok \d|#\s*(?:Failed|Looks like)\b|#\s+at \S+ line \d+)")
+# As libvirt logs: the time in UTC, the thread, the level, where in its source, what.
+_DAEMON_ERROR = re.compile(r"(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3})\S*: \d+: error : (?:\w+:\d+ : )?(?P<said>.*)")
+# What tests make a daemon say that is no fault of its own: they look for what is not there, they close a connection, they destroy a domain.
+_DAEMON_IDLE = re.compile(
+    r".*\bno (?:domain|(?:domain )?(?:snapshot|checkpoint)|network|storage (?:pool|vol)|nwfilter|node device|secret) with matching "
+    r"|.*\bno nwfilter binding for port dev |.*\bcouldn't find interface named "
+    r"|End of file while (?:reading|writing) data\b|internal error: End of file from (?:qemu monitor|agent socket)"
+)
+# Of QEMU's own lines; what libvirt's child says before QEMU begins stands in the same log.
+_QEMU_ERROR = re.compile(
+    r"(?:\S+Z )?qemu[\w-]*: (?!.*(?:terminating on signal|char device redirected to|\bwarning: |\binfo: ))|libvirt: .*\berror : "
+)
+_STAMP = re.compile(r"\d{4}-\d\d-\d\d \S+: \d+: (?=error : )")
 _TAP_RESULT = re.compile(r"(?:not )?ok (\d{1,9})\b")
 
 Data = dict[str, Any]
@@ -48,7 +64,7 @@ def add_clues(suite: Data, trouble: Data | None, read: Read) -> None:
     for test in red:
         own = logs_of(test)
         if own is not None:
-            clue = _of_logs(f"{base}/{own}", read)
+            clue = _of_libvirt(test, read) or _of_logs(f"{base}/{own}", read)
         else:
             clue = _first(f"{base}/stdout.log", stdout, spans.get(test["number"], range(0))) or _first(
                 f"{base}/stderr.log", stderr, range(len(stderr))
@@ -57,9 +73,52 @@ def add_clues(suite: Data, trouble: Data | None, read: Read) -> None:
             test["clue"] = clue
 
 
+def _of_libvirt(test: Data, read: Read) -> Data | None:
+    """Return the first error of a daemon, of all that there are, or of QEMU: what they wrote while this test ran."""
+    errors: list[tuple[str, Data]] = []
+    misses: list[tuple[str, Data]] = []
+    for file in files_of(test):
+        if is_daemon_log(file["name"]):
+            _daemon_errors(file["path"], read(file["path"]), errors, misses)
+    return _earliest(errors) or _of_qemu(test, read) or _earliest(misses)
+
+
+def _earliest(found: list[tuple[str, Data]]) -> Data | None:
+    return min(found, key=lambda entry: entry[0])[1] if found else None
+
+
+def _of_qemu(test: Data, read: Read) -> Data | None:
+    for file in files_of(test):
+        if is_qemu_log(file["name"]):
+            for number, line in enumerate(read(file["path"]).split("\n"), start=1):
+                if _QEMU_ERROR.match(line):
+                    return _clue(file["path"], number, line)
+    return None
+
+
+def _daemon_errors(path: str, text: str, errors: list[tuple[str, Data]], misses: list[tuple[str, Data]]) -> None:
+    """Add the first error of a log and its first miss, each with its time."""
+    missed = False
+    for number, line in enumerate(text.split("\n"), start=1):
+        match = _DAEMON_ERROR.match(line)
+        if match is None:
+            continue
+        if not _DAEMON_IDLE.match(match["said"]):
+            errors.append((match["time"], _clue(path, number, line)))
+            return
+        if not missed:
+            misses.append((match["time"], _clue(path, number, line)))
+            missed = True
+
+
+def said_by(clue: Data) -> str:
+    """Return what a clue says, without the time and thread of a daemon's line: where there is little room, they are in the way."""
+    return _STAMP.sub("", clue["text"], count=1)
+
+
 def _of_logs(base: str, read: Read) -> Data | None:
     for name in ("stderr.log", "stdout.log"):
-        lines = read(f"{base}/{name}").splitlines()
+        lines = read(f"{base}/{name}").split("\n")
         clue = _first(f"{base}/{name}", lines, range(len(lines)))
         if clue is not None:
             return clue

@@ -16,17 +16,20 @@ import re
 from collections import Counter
 from typing import Any
 
-STATUSES = ("pass", "fail", "error", "skip", "timeout", "known", "flaky", "xpass", "not_run")
-RED_STATUSES = frozenset({"fail", "error", "timeout", "not_run"})
+STATUSES = ("pass", "fail", "error", "skip", "timeout", "daemon_hang", "known", "flaky", "xpass", "not_run")
+FAILED_STATUSES = ("fail", "error", "timeout", "daemon_hang")
+RED_STATUSES = frozenset({*FAILED_STATUSES, "not_run"})
 SUITE_STATUSES = ("passed", "failed", "timeout", "skipped", "error")
 EXCUSES = frozenset({"requires", "denied"})  # why a test may be not run and still not be red
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # of a suite or a guest, for it becomes a directory
 LOGS = re.compile(r"tests/[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # of one test, below the directory of its suite
+FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # that was kept of a test, in its directory
 
 LISTED = 1000  # tests not run: counted all, listed up to this
 ERRORS_LISTED = 20
 ATTEMPTS = 101
 LEFTOVERS = 100
+FILES = 32
 MESSAGE_LIMIT = 64 * 1024
 
 Data = dict[str, Any]
@@ -52,6 +55,10 @@ def is_logs(value: Any) -> bool:
     return isinstance(value, str) and LOGS.fullmatch(value) is not None
 
 
+def is_files(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= FILES and all(is_text(name) and FILE.fullmatch(name) for name in value)
+
+
 def is_attempts(value: Any) -> bool:
     return isinstance(value, list) and len(value) <= ATTEMPTS and all(_is_attempt(attempt) for attempt in value)
 
@@ -62,7 +69,8 @@ def _is_attempt(value: Any) -> bool:
         and is_status(value.get("status"))
         and is_number(value.get("duration"))
         and is_text(value.get("message"))
-        and len(value) == 3
+        and optional(is_files)(value.get("files"))
+        and not set(value) - {"status", "duration", "message", "files"}
     )
 
 
@@ -87,6 +95,7 @@ EVENT_FIELDS: dict[str, dict[str, Any]] = {
         "logs": optional(is_logs),
         "attempts": optional(is_attempts),
         "leftovers": optional(is_leftovers),
+        "files": optional(is_files),
     },
     "attempt": {"number": is_count, "name": is_text, "attempt": is_count, "status": is_status, "duration": is_number, "message": is_text},
     "detail": {"number": is_count, "message": is_text},
@@ -99,6 +108,7 @@ EVENT_FIELDS: dict[str, dict[str, Any]] = {
         "planned": optional(is_count),
         "seen": is_count,
         "error": optional(is_text),
+        "files": optional(is_files),
     },
 }
 
@@ -197,6 +207,8 @@ def _fill(result: Data, kinds: dict[str, list[Data]]) -> None:
     for end in kinds["suite_end"][-1:]:
         for name in ("exit_status", "signal", "timed_out", "duration"):
             result[name] = end[name]
+        if end["files"]:
+            result["files"] = end["files"]
     result["tests"] = [_test(event) for event in kinds["test"]]
     _attach(result["tests"], kinds["detail"])
     result["seen"] = len(result["tests"])
@@ -210,7 +222,8 @@ def _fill(result: Data, kinds: dict[str, list[Data]]) -> None:
 def _test(event: Data) -> Data:
     """What is kept of a test: a field that few have only where it says something."""
     names = ("number", "name", "status", "duration", "message", "directive")
-    return {**{name: event[name] for name in names}, **{name: event[name] for name in ("logs", "attempts", "leftovers") if event[name]}}
+    few = ("logs", "attempts", "leftovers", "files")
+    return {**{name: event[name] for name in names}, **{name: event[name] for name in few if event[name]}}
 
 
 def _attach(tests: list[Data], details: list[Data]) -> None:
@@ -229,6 +242,11 @@ def is_red(test: Data) -> bool:
 
 def is_excused(test: Data) -> bool:
     return bool(test["status"] == "not_run" and test["directive"] in EXCUSES)
+
+
+def failed_count(counts: Data) -> int:
+    """How many tests failed, whatever way: those that were not run are not among them."""
+    return sum(counts[status] for status in FAILED_STATUSES)
 
 
 def lost_tests(suite: Data) -> int:

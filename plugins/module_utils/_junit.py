@@ -6,8 +6,8 @@
 What they make of it decides how it is written:
 
 * GitLab knows failure, error, skipped and system-out of a case, nothing else; it shows the text of an element and not its message, names
-  a case by classname and name and drops the second of a name, and shows one file, [[ATTACHMENT|path]] in system-out, of a case that
-  failed. It refuses files of 30 MB and more.
+  a case by classname and name and drops the second of a name, and shows one file, the first [[ATTACHMENT|path]] in system-out, of a case
+  that failed. It refuses files of 30 MB and more. Jenkins' JUnit Attachments plugin shows all of them.
 * A case without a failure, error or skipped is a pass for every reader. So a test that is flaky or passed by surprise is skipped, never
   a pass; the failed tries of a flaky one are flakyFailure elements for those who know Surefire's format.
 * Jenkins' xUnit plugin refuses attributes and elements that its schema has not. Surefire's wants the children in an order.
@@ -22,6 +22,7 @@ from xml.sax.saxutils import escape
 
 from ._events import deadline_text, first_diagnostic, suite_label
 from ._failures import split_failures
+from ._kept import files_of, is_trace, leaked_by, restarted_in
 from ._outcome import attempts_of, case_names, is_red, logs_of
 
 MESSAGE_LIMIT = 64 * 1024  # characters of one message
@@ -33,11 +34,13 @@ CASES_ROOM = 16 << 20
 CASE_SIZE = 200  # of a case without its names and messages
 ASSERTIONS = 20  # of one test, that get a case of their own
 ATTEMPTS = 5
+ATTACHED = 16  # files of one test
+TOLD = 5  # of what a test left behind, of each kind
 
 Data = dict[str, Any]
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_JUNIT_CHILD = {"fail": "failure", "timeout": "failure", "error": "error"}
+_JUNIT_CHILD = {"fail": "failure", "timeout": "failure", "error": "error", "daemon_hang": "error"}
 _NO_ATTACHMENT = re.compile(r"[\[\]|\x00-\x1f]")
 
 
@@ -104,7 +107,7 @@ class _Document:
             # What has no line was told by libvirt.
             case = _case(element, label, f"console line {trouble['line']}" if trouble["line"] else f"libvirt event [{number}]")
             self._child(case, "failure", "kernel", trouble["text"], "\n".join(trouble.get("splat") or [trouble["text"]]))
-            self._system_out(case, f"guests/{guest['name']}/console.log", [])
+            self._system_out(case, [f"guests/{guest['name']}/console.log"], [])
         return _counted(element)
 
     def run(self) -> ElementTree.Element:
@@ -141,9 +144,9 @@ class _Document:
             message = test["message"] or "" if len(failures) == 1 else "\n".join(lines)
             headline = first_diagnostic(message) or test["directive"] or status
             self._child(case, _JUNIT_CHILD[status], status, headline, message)
-            if number == 1 and status != "error":
-                self._tries(case, "rerunFailure", attempts_of(test)[:-1])
-            self._evidence(case, suite, test)
+            if number == 1:
+                self._tries(case, "rerunError" if _JUNIT_CHILD[status] == "error" else "rerunFailure", attempts_of(test)[:-1])
+            self._evidence(case, suite, test, ATTACHED if number == 1 else 1)
 
     def _odd(self, case: ElementTree.Element, test: Data, name: str) -> None:
         """What neither passed nor failed: a failure if the job calls it red, skipped if not."""
@@ -180,19 +183,23 @@ class _Document:
             element = ElementTree.SubElement(case, child, message=headline, type=_xml(attempt["status"][:20]))
             ElementTree.SubElement(element, "stackTrace").text = self._bounded(message)
 
-    def _evidence(self, case: ElementTree.Element, suite: Data, test: Data) -> None:
+    def _evidence(self, case: ElementTree.Element, suite: Data, test: Data, attached: int) -> None:
+        """Attach what tells most first: where a daemon died or hung, the line that may say why, what else was kept."""
         base = f"suites/{suite['name']}/{suite['guest']}"
         own, clue = logs_of(test), test.get("clue")
         lines = [f"{clue['file']}, line {clue['line']}: {clue['text']}"] if clue else []
-        lines += [f"left behind: {name}" for name in (test.get("leftovers") or [])[:5]]
-        file = clue["file"] if clue else f"{base}/{own}/stdout.log" if own else f"{base}/stdout.log"
-        self._system_out(case, file, lines)
+        lines += [f"restarted: {name}" for name in restarted_in(test)[:TOLD]]
+        lines += [f"left behind: {name}" for name in [*(test.get("leftovers") or [])[:TOLD], *leaked_by(test)[:TOLD]]]
+        kept = files_of(test)
+        files = [file["path"] for file in kept if is_trace(file["name"])]
+        files += [clue["file"] if clue else f"{base}/{own}/stdout.log" if own else f"{base}/stdout.log"]
+        files += [file["path"] for file in kept]
+        self._system_out(case, list(dict.fromkeys(files))[:attached], lines)
 
-    def _system_out(self, case: ElementTree.Element, file: str, lines: list[str]) -> None:
+    def _system_out(self, case: ElementTree.Element, files: list[str], lines: list[str]) -> None:
         said = [line.replace("[[", "[ [") for line in lines]  # only we attach files
-        path = None if self._prefix is None else "/".join(part for part in (self._prefix, file) if part)
-        if path is not None and not _NO_ATTACHMENT.search(path):
-            said.insert(0, f"[[ATTACHMENT|{path}]]")
+        paths = [] if self._prefix is None else ["/".join(part for part in (self._prefix, file) if part) for file in files]
+        said[:0] = [f"[[ATTACHMENT|{path}]]" for path in paths if not _NO_ATTACHMENT.search(path)]
         if said:
             ElementTree.SubElement(case, "system-out").text = self._bounded("\n".join(said))
 

@@ -7,6 +7,7 @@ An entry binds signatures, not names: it excuses a failed test that it is about 
 excuses:
 
 * a test with the status error, or not run: of these there is no true result that could look like anything;
+* a test in which a daemon hung, unless the entry is about just that: whatever else the test's message has, the hang is the news;
 * a message that tells of several failures, unless each of them has the signatures, or one that was cut and may not name them all;
 * a test that failed in another way before it was tried again;
 * a command that ended by a signal or with an exit status that failed tests do not explain;
@@ -28,9 +29,10 @@ from ._events import suite_label
 from ._failures import split_failures, tells_all
 from ._outcome import attempts_of, logs_of, red_count
 
-EXCUSABLE = ("fail", "timeout")
+EXCUSABLE = ("fail", "timeout", "daemon_hang")
+USUAL = ("fail", "timeout")  # what an entry is about that does not say it
 WHERE = ("message", "console", "output")
-KEYS = ("id", "issue", "owner", "review_by", "signature", "where", "suite", "guest", "test")
+KEYS = ("id", "issue", "owner", "review_by", "signature", "where", "suite", "guest", "test", "status")
 LOG_LIMIT = 64 * 1024  # of a console and of an output, their ends
 STEPS_LIMIT = 20_000_000_000  # of all searches of one run, some 100 s; what comes after them is not excused
 TRY_LIMIT = 4 * 1024  # characters of the message of an earlier try
@@ -87,7 +89,9 @@ def _check_entry(entry: Any, label: str) -> Data:
         raise refuse(f"it looks for its signature in '{where}'", f"It can be looked for in {', '.join(WHERE)}.")
     if where != "message" and entry.get("test") is None:
         raise refuse(f"it looks in the {where}, which all tests share, and is about any test", "Say which test it is about.")
-    filled = {key: entry.get(key) for key in ("id", "issue", "owner", "suite", "guest", "test")}
+    if entry.get("status") is not None and entry["status"] not in EXCUSABLE:
+        raise refuse(f"it is about the status '{entry['status']!s:.80}'", f"It can be about {', '.join(EXCUSABLE)}.")
+    filled = {key: entry.get(key) for key in ("id", "issue", "owner", "suite", "guest", "test", "status")}
     return {**filled, "review_by": review_by, "where": where, "signature": _check_signatures(entry.get("signature"), refuse)}
 
 
@@ -169,7 +173,7 @@ class Excuses:
         about = sorted((entry for entry in self._entries if _is_about(entry, suite, test)), key=self._is_over)
         failures = _failures(test) if about else []
         for entry in about:
-            if not self._has_signature(entry, failures, suite, test):
+            if not _is_of_its_kind(entry, test) or not self._has_signature(entry, failures, suite, test):
                 continue
             test["known_issue"] = entry["id"]
             self._matched[entry["id"]] += 1
@@ -228,7 +232,7 @@ def _failures(test: Data) -> list[_signature.Text]:
     message = test["message"] or ""
     tries = [attempt for attempt in attempts_of(test) if attempt["status"] != "pass"]
     said = [message, *(text for text in (str(attempt.get("message") or "") for attempt in tries) if not _is_same(text, message))]
-    if any(attempt["status"] not in EXCUSABLE for attempt in tries) or not all(tells_all(text) for text in said):
+    if not all(tells_all(text) for text in said):
         return []
     return [_signature.Text(lines) for text in said for lines in split_failures(_signature.searchable(text))]
 
@@ -241,6 +245,13 @@ def _is_same(said: str, message: str) -> bool:
 def _is_about(entry: Data, suite: Data, test: Data) -> bool:
     names = (("suite", suite["name"]), ("guest", suite["guest"]), ("test", test["name"]))
     return all(entry[key] is None or entry[key] == name or fnmatchcase(name, entry[key]) for key, name in names)
+
+
+def _is_of_its_kind(entry: Data, test: Data) -> bool:
+    """Tell whether a test failed, in each try, in a way that the entry is about."""
+    kinds = (entry["status"],) if entry["status"] else USUAL
+    tries = [attempt["status"] for attempt in attempts_of(test) if attempt["status"] != "pass"]
+    return all(status in kinds for status in (test["status"], *tries))
 
 
 def _restate(suite: Data, test: Data, status: str) -> None:

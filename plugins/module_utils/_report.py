@@ -3,15 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The verdict as report.html: one page to look around in, without a network. Pure.
 
-Nearly everything on it was said by a guest, so every text goes through visible() and is escaped where it meets HTML, and
+Nearly everything on it was said by a guest, so every text goes through visible() of _report_html.py and is escaped where it meets HTML, and
 every kind of text has a room it cannot outgrow. What does not fit is left out, and the page says so.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from html import escape
@@ -22,23 +20,40 @@ from ._baseline import KINDS
 from ._clues import tap_spans
 from ._console import death
 from ._events import STATUSES, deadline_text, first_diagnostic, is_number, suite_label
+from ._kept import files_of, leaked_by
 from ._outcome import attempts_of, is_red, red_count
+from ._report_html import (
+    LINE_LIMIT,
+    Room,
+    amount,
+    badge,
+    count_text,
+    cut_text,
+    embed,
+    flat,
+    fold,
+    link_to,
+    log_lines,
+    log_text,
+    name_text,
+    pre,
+    safe,
+    section,
+)
+from ._report_kept import MESSAGE_LIMIT, Slices, attempts_text, evidence_of
 from ._report_page import page
 from ._summary import baseline_text, guest_text, seconds_text, tally
 from ._verdict import PHASES, phase_name
 
-# Bytes of HTML or JSON, 13 MB in all.
-ROWS_ROOM = 7 << 20
+# Bytes of HTML or JSON, 14 MB in all.
+ROWS_ROOM = 6 << 20
 FAILURES_ROOM = 2 << 20
 CONSOLES_ROOM = 2 << 20
 MATRIX_ROOM = 1 << 20
 CHANGES_ROOM = 512 << 10
 OTHER_ROOM = 256 << 10  # each of reasons, timeline and environment
 
-NAME_LIMIT = 300  # characters
-MESSAGE_LIMIT = 8000
 ROW_MESSAGE_LIMIT = 1000
-LINE_LIMIT = 400
 TAIL = 80  # lines of a suite's output
 SLICE = 30  # lines before and after a test's result
 CONSOLE_TAIL = 120
@@ -46,7 +61,6 @@ SPLATS = 20
 BEFORE, AFTER = 5, 60  # lines around a splat
 SUITE_FAILURES = 50
 FILES = 40  # of a guest
-ATTEMPTS = 10
 REASONS = 10  # unfolded
 
 Data = dict[str, Any]
@@ -58,15 +72,12 @@ _TEST_SYMBOLS = {
     "error": "!",
     "skip": "\u2212",
     "timeout": "\u25f7",
+    "daemon_hang": "\u29d6",
     "known": "\u2248",
     "flaky": "~",
     "xpass": "+",
     "not_run": "\u25cb",
 }
-_ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_SPECIAL = re.compile(r"[^\n\t\x20-\x7e]")
-_LINE_END = re.compile(r"\r*\n")  # as the console was counted
-_JSON_ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
 
 @dataclass
@@ -75,110 +86,28 @@ class Logs:
 
     consoles: dict[str, str] = field(default_factory=dict)  # by guest
     outputs: dict[tuple[str, str, str], str] = field(default_factory=dict)  # by suite, guest and name of the file
-
-
-class Room:
-    """What may still be written of one kind."""
-
-    def __init__(self, size: int) -> None:
-        self.left = size
-
-    def take(self, text: str) -> bool:
-        self.left -= len(text.encode("utf-8"))
-        return self.left >= 0
-
-    def fill(self, pieces: Iterable[str], instead: str = "") -> str:
-        """Return the pieces that fit, and a word on the others."""
-        kept = []
-        for piece in pieces:
-            if not self.take(piece):
-                kept.append(instead)
-                break
-            kept.append(piece)
-        return "".join(kept)
+    read: Callable[[str], str] = lambda _path: ""  # of a test, by its path
+    find: Callable[[str], tuple[str, int] | None] = lambda _path: None  # where it is stored, and its size
 
 
 def to_report(verdict: Data, logs: Logs) -> str:
     """Return report.html."""
     excerpts = _excerpts(verdict, logs)
+    slices = Slices(logs.read, logs.find)
     rows = _rows(verdict)
     sections = [
         _header(verdict),
         _reasons(verdict, excerpts),
         _matrix(verdict),
-        _failures(verdict, logs, excerpts),
+        _failures(verdict, logs, excerpts, slices),
         _changes(verdict),
         _tests(verdict, rows),
         _timeline(verdict),
         _consoles(verdict, excerpts),
         _environment(verdict),
     ]
-    title = f"{verdict['verdict']}: {_name(verdict['job'] or verdict['run_id'])}"
-    return page(title, "\n".join(section for section in sections if section), _data(verdict, rows))
-
-
-# --- texts ------------------------------------------------------------------------------------------------------
-
-
-def visible(text: str) -> str:
-    """Return a text in which nothing hides: control characters, bidirectional overrides and the like are spelled out."""
-    return _SPECIAL.sub(_spell, text)
-
-
-def _spell(match: re.Match[str]) -> str:
-    char = match[0]
-    if char.isprintable():
-        return char
-    code = ord(char)
-    if code < 32:
-        return chr(0x2400 + code)
-    return "\u2421" if code == 127 else f"<U+{code:04X}>"
-
-
-def embed(value: Any) -> str:
-    """Return JSON that can stand in a script element: no end tag and no comment can begin in it."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_JSON_ESCAPES)
-
-
-def _cut(text: str, limit: int) -> str:
-    return visible(text if len(text) <= limit else text[:limit] + "\u2026 [cut]")
-
-
-def _name(value: Any) -> str:
-    return _cut(str(value), NAME_LIMIT)
-
-
-def _html(value: Any, limit: int = NAME_LIMIT) -> str:
-    return escape(_cut(str(value), limit))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _badge(status: str, symbols: dict[str, str]) -> str:
-    return f'<span class="badge {status}">{symbols[status]} {status.replace("_", " ")}</span>'
-
-
-def _pre(text: str, label: str) -> str:
-    return f'<pre tabindex="0" role="region" aria-label="{escape(label)}">{text}</pre>'
-
-
-def _fold(summary: str, content: str, attributes: str = "") -> str:
-    return f"<details{attributes}><summary>{summary}</summary>{content}</details>\n"
-
-
-def _section(anchor: str, title: str, content: str) -> str:
-    return f'<section id="{anchor}"><h2>{title}</h2>\n{content}\n</section>'
-
-
-def _lines(text: str) -> list[str]:
-    lines = [_ESCAPE_SEQUENCE.sub("", line[: 10 * LINE_LIMIT]) for line in _LINE_END.split(text)]
-    return lines[:-1] if lines[-1] == "" else lines
-
-
-def _log(lines: list[str]) -> str:
-    return "\n".join(_html(line, LINE_LIMIT) for line in lines)
+    title = f"{verdict['verdict']}: {name_text(verdict['job'] or verdict['run_id'])}"
+    return page(title, "\n".join(part for part in sections if part), _data(verdict, rows, slices))
 
 
 # --- head, reasons, matrix --------------------------------------------------------------------------------------
@@ -186,19 +115,19 @@ def _log(lines: list[str]) -> str:
 
 def _header(verdict: Data) -> str:
     kind = verdict["verdict"]
-    job = f"job {_html(verdict['job'])}, " if verdict["job"] else ""
+    job = f"job {safe(verdict['job'])}, " if verdict["job"] else ""
     when = [moment for moment in (verdict["started"], verdict["ended"]) if moment]
     facts = [" to ".join(when)] if when else []
     if verdict["duration"] is not None:
         facts.append(seconds_text(verdict["duration"]))
-    counts = [_badge(status, _TEST_SYMBOLS) + f" {count}" for status, count in verdict["totals"]["tests"].items() if count]
+    counts = [badge(status, _TEST_SYMBOLS) + f" {count}" for status, count in verdict["totals"]["tests"].items() if count]
     names = ["matrix", "failures", "tests", "timeline", "consoles", "environment"]
     names[:0] = ["reasons"] if verdict["reasons"] else []
     names[names.index("tests") : names.index("tests")] = ["changes"] if _has_changes(verdict) else []
     links = " ".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in names)
     return f"""<header class="{kind}">
-<h1>{_badge(kind, _SUITE_SYMBOLS)} {job}run {_html(verdict["run_id"])}</h1>
-<p>{_html(tally(verdict), 2000)}</p>
+<h1>{badge(kind, _SUITE_SYMBOLS)} {job}run {safe(verdict["run_id"])}</h1>
+<p>{safe(tally(verdict), 2000)}</p>
 <p>{" &nbsp; ".join(counts)}</p>
 <p class="dim">{", ".join(facts)}{", " if facts else ""}exit {verdict["exit_code"]}</p>
 <nav aria-label="Sections">{links} <button id="theme" type="button" hidden>Dark or light</button></nav>
@@ -211,8 +140,8 @@ def _reasons(verdict: Data, excerpts: list[dict[int, str]]) -> str:
     links = dict(_links(verdict, excerpts))
     items = [f"<li>{_linked(reason, links)}</li>\n" for reason in verdict["reasons"]]
     first, others = items[:REASONS], Room(OTHER_ROOM).fill(items[REASONS:], "<li>more in verdict.json</li>")
-    more = _fold(f"and {len(items) - REASONS} more", f"<ul>{others}</ul>") if others else ""
-    return _section("reasons", "Reasons", f"<ul>{''.join(first)}</ul>{more}")
+    more = fold(f"and {len(items) - REASONS} more", f"<ul>{others}</ul>") if others else ""
+    return section("reasons", "Reasons", f"<ul>{''.join(first)}</ul>{more}")
 
 
 def _links(verdict: Data, excerpts: list[dict[int, str]]) -> Iterator[tuple[str, str]]:
@@ -230,7 +159,7 @@ def _links(verdict: Data, excerpts: list[dict[int, str]]) -> Iterator[tuple[str,
 def _linked(reason: str, links: dict[str, str]) -> str:
     head, colon, _rest = reason.partition(": ")
     target = links.get(head + colon)
-    text = _html(reason, 2000)
+    text = safe(reason, 2000)
     return f'<a href="#{target}">{text}</a>' if target else text
 
 
@@ -241,11 +170,11 @@ def _line_anchor(guest: int, line: int, excerpts: list[dict[int, str]]) -> str:
 def _matrix(verdict: Data) -> str:
     suites = {(suite["name"], suite["guest"]): number for number, suite in enumerate(verdict["suites"])}
     columns = list(dict.fromkeys(name for name, _guest in suites))
-    guests = list(dict.fromkeys([guest["name"] for guest in verdict["guests"]] + [guest for _name, guest in suites]))
+    guests = list(dict.fromkeys([guest["name"] for guest in verdict["guests"]] + [guest for name_text, guest in suites]))
     consoles = {guest["name"]: (number, guest["console"]) for number, guest in enumerate(verdict["guests"])}
-    head = "".join(f'<th scope="col">{_html(name)}</th>' for name in columns)
+    head = "".join(f'<th scope="col">{safe(name)}</th>' for name in columns)
     rows = (
-        f'<tr><th scope="row">{_html(guest)}</th>'
+        f'<tr><th scope="row">{safe(guest)}</th>'
         + "".join(_cell(verdict, suites.get((column, guest))) for column in columns)
         + _kernel_cell(*consoles.get(guest, (0, None)))
         + "</tr>\n"
@@ -253,7 +182,7 @@ def _matrix(verdict: Data) -> str:
     )
     body = Room(MATRIX_ROOM).fill(rows, "<tr><td>more in verdict.json</td></tr>")
     table = f'<thead><tr><th scope="col">guest</th>{head}<th scope="col">kernel</th></tr></thead><tbody>{body}</tbody>'
-    return _section("matrix", "Guests and suites", f'<div class="scroll"><table class="matrix">{table}</table></div>')
+    return section("matrix", "Guests and suites", f'<div class="scroll"><table class="matrix">{table}</table></div>')
 
 
 def _cell(verdict: Data, number: int | None) -> str:
@@ -263,8 +192,8 @@ def _cell(verdict: Data, number: int | None) -> str:
     status, counts = suite["status"], suite["counts"]
     total = sum(counts.values())
     red = red_count(suite, verdict["policy"]["fail_on"])
-    said = f"{red} of {total} red" if red else _count(total, "test")
-    said += "".join(f", {counts[name]} {name}" for name in ("known", "flaky", "xpass") if counts[name])
+    said = f"{red} of {total} red" if red else count_text(total, "test")
+    said += "".join(f", {counts[name]} {name.replace('_', ' ')}" for name in ("daemon_hang", "known", "flaky", "xpass") if counts[name])
     took = "" if suite["duration"] is None else f", {seconds_text(suite['duration'])}"
     target = "tests" if _is_good(suite) else f"suite-{number}"
     text = f"{_SUITE_SYMBOLS[status]} {status}<small>{said}{took}</small>"
@@ -278,7 +207,7 @@ def _kernel_cell(number: int, console: Data | None) -> str:
     if not trouble:
         return f'<td class="cell ok"><a href="#console-{number}">\u2713 quiet</a></td>'
     kind, text = ("panic", "\u2717 panicked") if death(console) else ("trouble", "\u2717 trouble")
-    return f'<td class="cell {kind}"><a href="#console-{number}">{text}<small>{_count(len(trouble), "complaint")}</small></a></td>'
+    return f'<td class="cell {kind}"><a href="#console-{number}">{text}<small>{count_text(len(trouble), "complaint")}</small></a></td>'
 
 
 def _is_good(suite: Data) -> bool:
@@ -288,24 +217,24 @@ def _is_good(suite: Data) -> bool:
 # --- failures ---------------------------------------------------------------------------------------------------
 
 
-def _failures(verdict: Data, logs: Logs, excerpts: list[dict[int, str]]) -> str:
+def _failures(verdict: Data, logs: Logs, excerpts: list[dict[int, str]], slices: Slices) -> str:
     cards = [_kernel_card(number, guest, excerpts) for number, guest in enumerate(verdict["guests"]) if guest["console"]["trouble"]]
     bad = [(number, suite) for number, suite in enumerate(verdict["suites"]) if not _is_good(suite)]
     room = Room(FAILURES_ROOM)
     # A share for each, so that the first suite with a thousand failures does not hide the second.
     share = max(4096, FAILURES_ROOM // max(1, len(bad) + len(cards)))
-    suite_cards = (_suite_card(number, suite, logs, share, verdict["policy"]["fail_on"]) for number, suite in bad)
+    suite_cards = (_suite_card(number, suite, logs, share, verdict["policy"]["fail_on"], slices) for number, suite in bad)
     content = room.fill(cards, "<p>More kernels complain, see the matrix.</p>")
     content += room.fill(suite_cards, "<p>More suites are red, see the matrix.</p>")
     failed = [entry for entry in verdict["phases"] if entry["status"] == "failed"]
     content += room.fill((_phase_card(entry) for entry in failed), "<p>More phases failed, see the reasons.</p>")
     none = "<p>\u2713 None.</p>" if verdict["verdict"] == "passed" else "<p>No suite is red; see the reasons.</p>"
-    return _section("failures", "Failures", content or none)
+    return section("failures", "Failures", content or none)
 
 
 def _phase_card(entry: Data) -> str:
-    error = _pre(_html(entry["error"], MESSAGE_LIMIT), "error")
-    return f'<div class="card failed"><h3>\u2717 {_html(phase_name(entry))} failed</h3>{error}</div>\n'
+    error = pre(safe(entry["error"], MESSAGE_LIMIT), "error")
+    return f'<div class="card failed"><h3>\u2717 {safe(phase_name(entry))} failed</h3>{error}</div>\n'
 
 
 def _kernel_card(number: int, guest: Data, excerpts: list[dict[int, str]]) -> str:
@@ -317,63 +246,59 @@ def _kernel_card(number: int, guest: Data, excerpts: list[dict[int, str]]) -> st
     more = f"<li>and {len(trouble) - len(listed)} more</li>" if len(trouble) > len(listed) else ""
     title = "panicked" if died else "complains"
     kind = "panic" if died else "trouble"
-    return f'<div class="card {kind}"><h3>\u2717 The kernel of {_html(guest["name"])} {title}</h3><ul>{items}{more}</ul></div>\n'
+    return f'<div class="card {kind}"><h3>\u2717 The kernel of {safe(guest["name"])} {title}</h3><ul>{items}{more}</ul></div>\n'
 
 
 def _splat_item(splat: Data, anchor: str) -> str:
     where = f"line {splat['line']}" if splat["line"] else "libvirt"
     told = [f"seen {splat['time']}"] if splat["time"] else []
     told += [f"fingerprint {splat['fingerprint']}"] if splat["fingerprint"] else []
-    dim = f' <small class="dim">{_html(", ".join(told))}</small>' if told else ""
-    return f'<li><a href="#{anchor}">{where}</a> {_html(splat["text"], LINE_LIMIT)}{dim}</li>'
+    dim = f' <small class="dim">{safe(", ".join(told))}</small>' if told else ""
+    return f'<li><a href="#{anchor}">{where}</a> {safe(splat["text"], LINE_LIMIT)}{dim}</li>'
 
 
-def _suite_card(number: int, suite: Data, logs: Logs, share: int, fail_on: list[str]) -> str:
+def _suite_card(number: int, suite: Data, logs: Logs, share: int, fail_on: list[str], slices: Slices) -> str:
     name, guest, counts = suite["name"], suite["guest"], suite["counts"]
-    outputs = {file: _lines(logs.outputs.get((name, guest, file), "")) for file in ("stdout.log", "stderr.log")}
+    outputs = {file: log_lines(logs.outputs.get((name, guest, file), "")) for file in ("stdout.log", "stderr.log")}
     red = [test for test in suite["tests"] if is_red(test, fail_on) and test["status"] != "not_run"]
     not_run = red_count(suite, fail_on) - len(red)
-    slices = _tap_slices(outputs["stdout.log"]) if suite["parser"] == "tap" else {}
-    facts = [f"<li>{_html(error, 2000)}</li>" for error in suite["errors"]]
+    around = _tap_slices(outputs["stdout.log"]) if suite["parser"] == "tap" else {}
+    facts = [f"<li>{safe(error, 2000)}</li>" for error in suite["errors"]]
     if suite["timed_out"]:
-        facts.append(f"<li>{_html(deadline_text(suite))}</li>")
+        facts.append(f"<li>{safe(deadline_text(suite))}</li>")
     elif not_run:
         facts.append(f"<li>{not_run} tests were not run</li>")
-    facts += [f'<li class="dim">{_html(note, 2000)}</li>' for note in suite["notes"]]
+    facts += [f'<li class="dim">{safe(note, 2000)}</li>' for note in suite["notes"]]
     room = Room(share)
     told = room.fill(facts, "<li>more in verdict.json</li>")
     ends = "".join(_output(name, guest, file, lines, Room(share // 4)) for file, lines in outputs.items())
     room.take(ends)
-    link = f'<a href="#tests" data-suite="{number}">all tests of {_html(suite_label(suite))}</a>'
+    kept = Room(share // 2)
+    link = f'<a href="#tests" data-suite="{number}">all tests of {safe(suite_label(suite))}</a>'
     shown = room.fill(
-        (_failure(test, slices.get(test["number"], []), opened=len(red) == 1) for test in red[:SUITE_FAILURES]),
+        (
+            _failure(test, around.get(test["number"], []), evidence_of(suite, test, slices, kept), opened=len(red) == 1)
+            for test in red[:SUITE_FAILURES]
+        ),
         '<p class="dim">More failed and do not fit here.</p>',
     )
     more = f"<p>{len(red) - SUITE_FAILURES} more failed.</p>" if len(red) > SUITE_FAILURES else ""
     result = f"{'no true verdict, ' if suite['errors'] else ''}{len(red)} of {sum(counts.values())} tests failed"
-    head = f"<h3>{_badge(suite['status'], _SUITE_SYMBOLS)} {_html(suite_label(suite))}: {result}</h3>"
+    head = f"<h3>{badge(suite['status'], _SUITE_SYMBOLS)} {safe(suite_label(suite))}: {result}</h3>"
     listed = f"<ul>{told}</ul>" if told else ""
     return f'<div class="card {suite["status"]}" id="suite-{number}">{head}{listed}\n{shown}{more}{ends}<p class="dim">{link}</p></div>\n'
 
 
-def _failure(test: Data, output: list[str], opened: bool) -> str:
+def _failure(test: Data, output: list[str], evidence: str, opened: bool) -> str:
     headline = first_diagnostic((test["message"] or "")[:MESSAGE_LIMIT])
-    summary = f"{_badge(test['status'], _TEST_SYMBOLS)} {test['number']} {_html(test['name'] or '(no name)')}"
+    summary = f"{badge(test['status'], _TEST_SYMBOLS)} {test['number']} {safe(test['name'] or '(no name)')}"
     if headline:
-        summary += f' <span class="dim">{_html(headline)}</span>'
-    content = _pre(_html(test["message"], MESSAGE_LIMIT), "diagnostics") if test["message"] else ""
-    if test.get("clue"):
-        content += _clue(test["clue"])
-    if attempts_of(test):
-        content += _pre(_html(_attempts_text(test), MESSAGE_LIMIT), "tries")
+        summary += f' <span class="dim">{safe(headline)}</span>'
+    content = pre(safe(test["message"], MESSAGE_LIMIT), "diagnostics") if test["message"] else ""
+    content += evidence
     if output:
-        content += f'<p class="dim">What the suite printed around it</p>{_pre(_log(output), "output around the test")}'
-    return _fold(summary, content or '<p class="dim">It said nothing.</p>', " open" if opened else "")
-
-
-def _clue(clue: Data) -> str:
-    link = f'<a href="{quote(clue["file"])}">{_html(clue["file"])}</a>'
-    return f'<p class="dim">{link}, line {clue["line"]}</p>{_pre(_html(clue["text"], LINE_LIMIT), "the first line that may say why")}'
+        content += f'<p class="dim">What the suite printed around it</p>{pre(log_text(output), "output around the test")}'
+    return fold(summary, content or '<p class="dim">It said nothing.</p>', " open" if opened else "")
 
 
 def _tap_slices(lines: list[str]) -> dict[int, list[str]]:
@@ -381,19 +306,19 @@ def _tap_slices(lines: list[str]) -> dict[int, list[str]]:
 
 
 def _output(suite: str, guest: str, file: str, lines: list[str], room: Room) -> str:
-    last = [line for line in (_html(line, LINE_LIMIT) for line in lines[: -TAIL - 1 : -1]) if room.take(line)][::-1]
+    last = [line for line in (safe(line, LINE_LIMIT) for line in lines[: -TAIL - 1 : -1]) if room.take(line)][::-1]
     if not last:
         return ""
     path = quote(f"suites/{suite}/{guest}/{file}")
-    content = _pre("\n".join(last), file) + f'<p><a href="{path}">{file}</a> beside this report has all that was kept.</p>'
-    return _fold(f"The end of {file}, {len(last)} lines", content)
+    content = pre("\n".join(last), file) + f'<p><a href="{path}">{file}</a> beside this report has all that was kept.</p>'
+    return fold(f"The end of {file}, {len(last)} lines", content)
 
 
 # --- known issues and baseline ----------------------------------------------------------------------------------
 
 
 def _has_changes(verdict: Data) -> bool:
-    return bool(verdict["baseline"] or any(entry["matched"] for entry in verdict["known_issues"]) or _odd_tests(verdict))
+    return bool(verdict["baseline"] or any(entry["matched"] for entry in verdict["known_issues"]) or _odd_tests(verdict) or _leaks(verdict))
 
 
 def _odd_tests(verdict: Data) -> list[tuple[Data, Data]]:
@@ -401,21 +326,26 @@ def _odd_tests(verdict: Data) -> list[tuple[Data, Data]]:
     return [(suite, test) for suite in verdict["suites"] for test in suite["tests"] if test["status"] in ("flaky", "xpass")]
 
 
+def _leaks(verdict: Data) -> list[tuple[Data, Data]]:
+    """The tests that left something behind in libvirt, each with its suite."""
+    return [(suite, test) for suite in verdict["suites"] for test in suite["tests"] if leaked_by(test)]
+
+
 def _changes(verdict: Data) -> str:
-    """What is known to fail, what passed only when tried again or by surprise, and what has changed since the baseline."""
+    """What is known to fail, passed only when tried again or by surprise, was left behind, and has changed since the baseline."""
     if not _has_changes(verdict):
         return ""
     room = Room(CHANGES_ROOM)
-    content = _issues(verdict, room) + _surprises(verdict, room)
+    content = _issues(verdict, room) + _surprises(verdict, room) + _left_behind(verdict, room)
     if verdict["baseline"] is not None:
         content += _comparison(verdict["baseline"], room)
-    return _section("changes", "Known, flaky, changed", content)
+    return section("changes", "Known, flaky, changed", content)
 
 
 def _issues(verdict: Data, room: Room) -> str:
     rows = (
-        f'<tr><td>{_issue_link(entry)}</td><td class="num">{entry["matched"]}</td><td>{_html(entry["owner"])}</td>'
-        f"<td>{_html(entry['review_by'])}{' <b>overdue</b>' if entry['expired'] else ''}</td></tr>\n"
+        f'<tr><td>{_issue_link(entry)}</td><td class="num">{entry["matched"]}</td><td>{safe(entry["owner"])}</td>'
+        f"<td>{safe(entry['review_by'])}{' <b>overdue</b>' if entry['expired'] else ''}</td></tr>\n"
         for entry in verdict["known_issues"]
         if entry["matched"]
     )
@@ -426,13 +356,13 @@ def _issues(verdict: Data, room: Room) -> str:
 
 def _issue_link(entry: Data) -> str:
     """Link an issue, whose address has been checked to be one of http or https."""
-    return f'<a href="{escape(entry["issue"])}" rel="noreferrer">{_html(entry["id"])}</a>'
+    return f'<a href="{escape(entry["issue"])}" rel="noreferrer">{safe(entry["id"])}</a>'
 
 
 def _surprises(verdict: Data, room: Room) -> str:
     issues = {entry["id"]: _issue_link(entry) for entry in verdict["known_issues"]}
     items = (
-        f"<li>{_badge(test['status'], _TEST_SYMBOLS)} {_html(suite_label(suite))} {test['number']} {_html(test['name'] or '(no name)')} "
+        f"<li>{badge(test['status'], _TEST_SYMBOLS)} {safe(suite_label(suite))} {test['number']} {safe(test['name'] or '(no name)')} "
         f"{issues.get(test.get('known_issue'), '')}{_tries(test)}</li>\n"
         for suite, test in _odd_tests(verdict)
     )
@@ -440,9 +370,22 @@ def _surprises(verdict: Data, room: Room) -> str:
     return f"<ul>{listed}</ul>" if listed else ""
 
 
+def _left_behind(verdict: Data, room: Room) -> str:
+    items = (
+        f"<li>{badge(test['status'], _TEST_SYMBOLS)} {safe(suite_label(suite))} {test['number']} {safe(test['name'] or '(no name)')}: "
+        f"{safe(', '.join(leaked_by(test)), LINE_LIMIT)}</li>\n"
+        for suite, test in _leaks(verdict)
+    )
+    listed = room.fill(items, "<li>more in verdict.json</li>")
+    return f"<p>Left behind in libvirt, and purged</p><ul>{listed}</ul>" if listed else ""
+
+
 def _tries(test: Data) -> str:
-    text = _attempts_text(test)
-    return _pre(_html(text, MESSAGE_LIMIT), "tries") if text else ""
+    text = attempts_text(test)
+    if not text:
+        return ""
+    files = [link_to(file["path"], file["name"]) for attempt in attempts_of(test) for file in files_of(attempt)][:FILES]
+    return pre(safe(text, MESSAGE_LIMIT), "tries") + (f"<p>Kept of them: {', '.join(files)}</p>" if files else "")
 
 
 def _comparison(comparison: Data, room: Room) -> str:
@@ -452,11 +395,11 @@ def _comparison(comparison: Data, room: Room) -> str:
         if not count:
             continue
         items = "".join(
-            f"<li>{_html(entry['suite'])}@{_html(entry['guest'])} {_html(entry['name'])}: {_was(entry)}</li>\n" for entry in listed
+            f"<li>{safe(entry['suite'])}@{safe(entry['guest'])} {safe(entry['name'])}: {_was(entry)}</li>\n" for entry in listed
         )
         more = f"<li>and {count - len(listed)} more</li>" if count > len(listed) else ""
-        folds.append(_fold(f"{count} {kind.replace('_', ' ')}", f"<ul>{items}{more}</ul>", " open" if count <= 10 else ""))
-    title = f"<p>Since {_html(comparison['source'])}, run {_html(comparison['run_id'])}: {_html(baseline_text(comparison))}</p>"
+        folds.append(fold(f"{count} {kind.replace('_', ' ')}", f"<ul>{items}{more}</ul>", " open" if count <= 10 else ""))
+    title = f"<p>Since {safe(comparison['source'])}, run {safe(comparison['run_id'])}: {safe(baseline_text(comparison))}</p>"
     return title + room.fill(folds, "<p>More in verdict.json.</p>")
 
 
@@ -481,9 +424,18 @@ def _tests(verdict: Data, rows: list[str]) -> str:
 <table class="wide"><thead><tr><th>status</th><th>suite@guest</th><th>no.</th><th>test</th><th>time</th></tr></thead>
 <tbody id="rows"></tbody></table>
 <p><button id="more" type="button">Show more</button></p></div>"""
+    content += Room(OTHER_ROOM).fill(_suite_files(verdict), "<p>More files in verdict.json.</p>")
     if unlisted > 0:
         content += f"<p>{unlisted} more tests are counted, but not listed here.</p>"
-    return _section("tests", "Tests", content)
+    return section("tests", "Tests", content)
+
+
+def _suite_files(verdict: Data) -> Iterator[str]:
+    """What was kept of suites as a whole, such as what another harness says of them."""
+    for suite in verdict["suites"]:
+        files = [f"{link_to(file['path'], file['name'])} {amount(file['bytes'])}" for file in files_of(suite)]
+        if files:
+            yield f"<p>Kept of {safe(suite_label(suite))}: {', '.join(files)}</p>\n"
 
 
 def _rows(verdict: Data) -> list[str]:
@@ -504,28 +456,21 @@ def _rows(verdict: Data) -> list[str]:
 
 def _row(number: int, test: Data, red: bool, issues: list[str]) -> list[Any]:
     """What the script shows of a test. What most tests have not stands last and is left out."""
-    row = [number, test["number"], _name(test["name"]), STATUSES.index(test["status"]), round(test["duration"], 3), int(red)]
+    row = [number, test["number"], name_text(test["name"]), STATUSES.index(test["status"]), round(test["duration"], 3), int(red)]
     issue = issues.index(test["known_issue"]) if test.get("known_issue") in issues else -1
-    message = _attempts_text(test) + (test["message"] or "")
+    left = "".join(f"left behind: {name}\n" for name in leaked_by(test))
+    message = attempts_text(test) + left + (test["message"] or "")
     if message or test["directive"] or issue >= 0:
-        row += [_cut(message, ROW_MESSAGE_LIMIT), _name(test["directive"] or "")]
+        row += [cut_text(message, ROW_MESSAGE_LIMIT), name_text(test["directive"] or "")]
     return [*row, issue] if issue >= 0 else row
 
 
-def _attempts_text(test: Data) -> str:
-    """The tries of a test, a line each."""
-    lines = [
-        f"try {number}: {attempt['status']} {first_diagnostic(str(attempt.get('message') or ''))}".rstrip()
-        for number, attempt in enumerate(attempts_of(test)[:ATTEMPTS], start=1)
-    ]
-    return "".join(line + "\n" for line in lines)
-
-
-def _data(verdict: Data, rows: list[str]) -> str:
+def _data(verdict: Data, rows: list[str], slices: Slices) -> str:
     head = {
-        "suites": [_name(suite_label(suite)) for suite in verdict["suites"]],
+        "suites": [name_text(suite_label(suite)) for suite in verdict["suites"]],
         "statuses": [[status, _TEST_SYMBOLS[status]] for status in STATUSES],
         "issues": [[entry["id"], entry["issue"]] for entry in verdict["known_issues"]],
+        "slices": slices.packed,
     }
     return embed(head)[:-1] + ',"rows":[' + ",\n".join(rows) + "]}"
 
@@ -536,7 +481,7 @@ def _data(verdict: Data, rows: list[str]) -> str:
 def _timeline(verdict: Data) -> str:
     begin, whole = _moment(verdict["started"]), verdict["duration"]
     if begin is None or not whole:
-        return _section("timeline", "Where the time went", "<p>The phases left no times.</p>")
+        return section("timeline", "Where the time went", "<p>The phases left no times.</p>")
     phases = sorted(verdict["phases"], key=lambda entry: (entry["guest"] or "", PHASES.index(entry["phase"])))
     rows = (_bar(entry, begin, whole) for entry in phases)
     room = Room(OTHER_ROOM)
@@ -544,7 +489,7 @@ def _timeline(verdict: Data) -> str:
     guests = room.fill((_guest_times(guest, verdict["suites"]) for guest in verdict["guests"]), "<li>more in verdict.json</li>")
     head = f"<thead><tr><th>phase</th><th>{seconds_text(whole)} from {verdict['started']}</th><th>time</th></tr></thead>"
     stages = f"<ul>{guests}</ul>" if guests else ""
-    return _section("timeline", "Where the time went", f'<table class="wide bars">{head}<tbody>{body}</tbody></table>{stages}')
+    return section("timeline", "Where the time went", f'<table class="wide bars">{head}<tbody>{body}</tbody></table>{stages}')
 
 
 def _bar(entry: Data, begin: float, whole: float) -> str:
@@ -559,20 +504,20 @@ def _bar(entry: Data, begin: float, whole: float) -> str:
         said = f"{seconds_text(entry['duration'])}, {100 * entry['duration'] / whole:.0f} %"
         said += "" if entry["status"] == "ok" else ", \u2717 " + entry["status"]
     drawn = f'<svg viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true">{rect}</svg>'
-    return f'<tr><td>{_html(phase_name(entry))}</td><td>{drawn}</td><td class="num">{said}</td></tr>\n'
+    return f'<tr><td>{safe(phase_name(entry))}</td><td>{drawn}</td><td class="num">{said}</td></tr>\n'
 
 
 def _guest_times(guest: Data, suites: list[Data]) -> str:
     """How long a guest took to each stage of getting ready, and its suites by its own clock."""
     stages = guest.get("seconds")
     stages = {name: value for name, value in stages.items() if is_number(value)} if isinstance(stages, dict) else {}
-    told = [f"{_html(name)} after {seconds_text(value)}" for name, value in sorted(stages.items(), key=lambda stage: stage[1])]
+    told = [f"{safe(name)} after {seconds_text(value)}" for name, value in sorted(stages.items(), key=lambda stage: stage[1])]
     told += [
-        f"suite {_html(suite['name'])} {seconds_text(suite['duration'])}"
+        f"suite {safe(suite['name'])} {seconds_text(suite['duration'])}"
         for suite in suites
         if suite["guest"] == guest["name"] and suite["duration"] is not None
     ]
-    return f"<li>{_html(guest['name'])}: {', '.join(told)}</li>" if told else ""
+    return f"<li>{safe(guest['name'])}: {', '.join(told)}</li>" if told else ""
 
 
 def _moment(text: str | None) -> float | None:
@@ -592,7 +537,7 @@ def _excerpts(verdict: Data, logs: Logs) -> list[dict[int, str]]:
 
 
 def _excerpt(text: str, console: Data, room: Room, guest: int) -> dict[int, str]:
-    lines = _lines(text)
+    lines = log_lines(text)
     # Libvirt's own word has no line, and old parts of a console may be gone.
     marked = {line["line"] for line in console["trouble"]} & set(range(1, len(lines) + 1))
     died = death(console)
@@ -606,7 +551,7 @@ def _excerpt(text: str, console: Data, room: Room, guest: int) -> dict[int, str]
     wanted = [*around[:first], *tail, *around[first:]]
     kept: dict[int, str] = {}
     for number in dict.fromkeys(number for number in wanted if number <= len(lines)):
-        line = _html(lines[number - 1], LINE_LIMIT)
+        line = safe(lines[number - 1], LINE_LIMIT)
         if number in marked:
             line = f'<mark id="console-{guest}-{number}">{line}</mark>'
         elif number in inside:
@@ -628,14 +573,14 @@ def _splat_end(lines: list[str], first: int) -> int:
 
 def _consoles(verdict: Data, excerpts: list[dict[int, str]]) -> str:
     folds = (_console(number, guest, excerpts[number]) for number, guest in enumerate(verdict["guests"]))
-    return _section("consoles", "Consoles", "".join(folds) or "<p>There is no guest.</p>")
+    return section("consoles", "Consoles", "".join(folds) or "<p>There is no guest.</p>")
 
 
 def _console(number: int, guest: Data, kept: dict[int, str]) -> str:
     console, name = guest["console"], guest["name"]
     anchor = f' id="console-{number}"'
     if not console["read"]:
-        return f"<p{anchor}>{_html(name)}: no console was read.</p>{_kept(guest)}"
+        return f"<p{anchor}>{safe(name)}: no console was read.</p>{_kept(guest)}"
     parts, before = [], 0
     for line in sorted(kept):
         if line > before + 1:
@@ -643,17 +588,15 @@ def _console(number: int, guest: Data, kept: dict[int, str]) -> str:
         parts.append(kept[line])
         before = line
     trouble = len(console["trouble"])
-    said = f"\u2717 {_count(trouble, 'complaint')} of its kernel" if trouble else "\u2713 quiet"
+    said = f"\u2717 {count_text(trouble, 'complaint')} of its kernel" if trouble else "\u2713 quiet"
     if console["allowed"]:
-        said += f", {_count(len(console['allowed']), 'complaint')} allowed"
+        said += f", {count_text(len(console['allowed']), 'complaint')} allowed"
     path = quote(f"guests/{name}/console.log")
     link = f'<p><a href="{path}">console.log</a> beside this report has all {console["lines"]} lines.</p>'
-    allowed = [
-        f"<li>{_html(splat['text'], LINE_LIMIT)}: {_html(splat['allowed'], LINE_LIMIT)}</li>" for splat in console["allowed"][:SPLATS]
-    ]
+    allowed = [f"<li>{safe(splat['text'], LINE_LIMIT)}: {safe(splat['allowed'], LINE_LIMIT)}</li>" for splat in console["allowed"][:SPLATS]]
     listed = f"<p>Allowed:</p><ul>{''.join(allowed)}</ul>" if allowed else ""
-    content = _pre("".join(parts), f"console of {_name(name)}") + listed + link + _kept(guest)
-    return _fold(f"{_html(name)}: {said}, {console['lines']} lines", content, anchor + (" open" if trouble else ""))
+    content = pre("".join(parts), f"console of {name_text(name)}") + listed + link + _kept(guest)
+    return fold(f"{safe(name)}: {said}, {console['lines']} lines", content, anchor + (" open" if trouble else ""))
 
 
 def _kept(guest: Data) -> str:
@@ -662,20 +605,13 @@ def _kept(guest: Data) -> str:
     files = []
     for file in evidence["files"][:FILES]:
         path = quote(f"guests/{guest['name']}/{file['name']}")
-        files.append(f'<li><a href="{path}">{_html(file["name"], 200)}</a> {_amount(file["bytes"])}</li>')
+        files.append(f'<li><a href="{path}">{safe(file["name"], 200)}</a> {amount(file["bytes"])}</li>')
     more = len(evidence["files"]) - len(files)
-    files += [f"<li>and {more} more below guests/{_html(guest['name'])}/</li>"] if more > 0 else []
-    missing = [f"<li>{_html(name, 200)}: {_html(why, LINE_LIMIT)}</li>" for name, why in list(evidence["missing"].items())[:FILES]]
-    title = f"Kept of {_html(guest['name'])}: {_count(len(evidence['files']), 'file')}"
-    kept = _fold(title, f"<ul>{''.join(files)}</ul>") if files else ""
+    files += [f"<li>and {more} more below guests/{safe(guest['name'])}/</li>"] if more > 0 else []
+    missing = [f"<li>{safe(name, 200)}: {safe(why, LINE_LIMIT)}</li>" for name, why in list(evidence["missing"].items())[:FILES]]
+    title = f"Kept of {safe(guest['name'])}: {count_text(len(evidence['files']), 'file')}"
+    kept = fold(title, f"<ul>{''.join(files)}</ul>") if files else ""
     return kept + (f"<p>Missing:</p><ul>{''.join(missing)}</ul>" if missing else "")
-
-
-def _amount(size: int) -> str:
-    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} B"
 
 
 # --- environment ------------------------------------------------------------------------------------------------
@@ -688,22 +624,10 @@ def _environment(verdict: Data) -> str:
         facts = {key: value for key, value in guest.items() if key not in ("name", "console", "evidence")}
         sources.append((guest_text(guest), facts, len(verdict["guests"]) == 1))
     folds = (_facts(title, facts, opened) for title, facts, opened in sources if facts)
-    return _section("environment", "Environment", room.fill(folds, "<p>More in verdict.json.</p>") or "<p>Nothing was recorded.</p>")
+    return section("environment", "Environment", room.fill(folds, "<p>More in verdict.json.</p>") or "<p>Nothing was recorded.</p>")
 
 
 def _facts(title: str, facts: Data, opened: bool) -> str:
-    rows = (f'<tr><th scope="row">{_html(key)}</th><td>{_html(value, 1000)}</td></tr>\n' for key, value in _flat(facts))
+    rows = (f'<tr><th scope="row">{safe(key)}</th><td>{safe(value, 1000)}</td></tr>\n' for key, value in flat(facts))
     table = f"<table>{Room(OTHER_ROOM // 4).fill(rows, '<tr><td>more in verdict.json</td></tr>')}</table>"
-    return _fold(_html(title), table, " open" if opened else "")
-
-
-def _flat(value: Any, prefix: str = "", depth: int = 3) -> Iterator[tuple[str, str]]:
-    """Nested objects and lists as names with dots; what is nested deeper as JSON."""
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value, start=1):
-        name = f"{prefix}{key}"
-        if isinstance(inner, list) and inner and all(isinstance(item, str) for item in inner):
-            yield name, ", ".join(inner)
-        elif isinstance(inner, (dict, list)) and inner and depth:
-            yield from _flat(inner, f"{name}.", depth - 1)
-        elif inner not in (None, "", [], {}):
-            yield name, inner if isinstance(inner, str) else json.dumps(inner, ensure_ascii=False)
+    return fold(safe(title), table, " open" if opened else "")

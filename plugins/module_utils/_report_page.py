@@ -45,7 +45,7 @@ input{flex:1 1 16rem}
 .badge{display:inline-block;padding:0 .5rem;border-radius:4px;font-weight:600;white-space:nowrap}
 .dim,.dim a{color:var(--dim)} .num{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 .passed,.pass,.ok{--c:var(--good);--b:var(--goodbg)} .failed,.fail,.panic{--c:var(--bad);--b:var(--badbg)}
-.timeout,.known,.flaky,.xpass,.unfinished,.trouble{--c:var(--warn);--b:var(--warnbg)} .error{--c:var(--odd);--b:var(--oddbg)}
+.timeout,.known,.flaky,.xpass,.unfinished,.trouble{--c:var(--warn);--b:var(--warnbg)} .error,.daemon_hang{--c:var(--odd);--b:var(--oddbg)}
 .skipped,.skip,.not_run,.absent{--c:var(--dim);--b:var(--idlebg)}
 .badge,td.cell{color:var(--c);background:var(--b)}
 td.cell a{color:inherit;display:block;text-decoration:none} td.cell a:hover{text-decoration:underline}
@@ -156,6 +156,27 @@ SCRIPT = r"""
     body.replaceChildren();
     more();
   };
+  // A log is packed until somebody unfolds it. "toggle" does not bubble, so it is caught on its way down.
+  const unpack = (text) => {
+    const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'))).text();
+  };
+  document.addEventListener('toggle', async (event) => {
+    const fold = event.target, number = fold.dataset && fold.dataset.slice;
+    if (!number || !fold.open || fold.querySelector('pre')) return;
+    const log = make('pre');
+    log.tabIndex = 0;
+    fold.append(log);
+    try {
+      const {text, mark} = data.slices[number];
+      const lines = (await unpack(text)).split('\n');
+      if (mark === undefined) { log.textContent = lines.join('\n'); return; }
+      const marked = make('mark', lines[mark]);
+      log.append(lines.slice(0, mark).map((line) => line + '\n').join(''), marked, '\n' + lines.slice(mark + 1).join('\n'));
+      log.scrollTop = marked.offsetTop - log.offsetTop - log.clientHeight / 2;
+    } catch (error) { log.textContent = 'This browser cannot unpack it: ' + error.message; }
+  }, true);
+
   let pending;
   search.addEventListener('input', () => { clearTimeout(pending); pending = setTimeout(filter, 120); });
   for (const choice of [suite, status, order]) choice.addEventListener('change', filter);

@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ._events import diagnostics, suite_label
+from ._events import diagnostics, failed_count, suite_label
+from ._kept import leaked_by
 from ._outcome import is_red
 from ._summary import baseline_text, seconds_text, tally
 
@@ -25,6 +26,7 @@ ISSUES = 50
 CHANGES = 20
 TEXT_LIMIT = 300
 MESSAGE_LINES = 20
+LEAKS = 5
 
 Data = dict[str, Any]
 
@@ -91,6 +93,7 @@ def _failed_test(suite: Data, test: Data) -> list[str]:
     clue = test.get("clue")
     if clue:
         said.append(_literal(f"{clue['file']}, line {clue['line']}: {clue['text']}"[: 2 * TEXT_LIMIT]))
+    said += [_literal(f"left behind: {name}") for name in leaked_by(test)[:LEAKS]]
     # No empty line may stand in it: it would end the HTML and begin Markdown.
     log = f"<pre>{'&#10;'.join(said)}</pre>" if said else ""
     return [f"<details><summary>{title}</summary>{log}</details>"]
@@ -103,7 +106,7 @@ def _suites(verdict: Data) -> list[str]:
     lines = ["| | suite | guest | pass | fail | skip | other | time |", "|-|-|-|-:|-:|-:|-:|-:|"]
     for suite in suites[:SUITES]:
         counts = suite["counts"]
-        numbers = [counts["pass"], counts["fail"] + counts["error"] + counts["timeout"], counts["skip"]]
+        numbers = [counts["pass"], failed_count(counts), counts["skip"]]
         numbers.append(sum(counts.values()) - sum(numbers))
         time = "" if suite["duration"] is None else seconds_text(suite["duration"])
         cells = [f"{_MARKS[suite['status']]} {suite['status']}", _code(suite["name"]), _code(suite["guest"]), *map(str, numbers), time]

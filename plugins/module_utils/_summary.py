@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from ._baseline import KINDS
+from ._clues import said_by
 from ._console import death, last_words
-from ._events import diagnostics, is_number, suite_label
+from ._events import diagnostics, failed_count, is_number, suite_label
 from ._outcome import is_red
 from ._verdict import phase_name
 
@@ -17,7 +18,7 @@ SUMMARY_LINES = 40
 
 Data = dict[str, Any]
 
-_TEST_MARKS = {"fail": "FAIL", "error": "ERROR", "timeout": "TIMEOUT", "not_run": "NOT RUN"}
+_TEST_MARKS = {"fail": "FAIL", "error": "ERROR", "timeout": "TIMEOUT", "daemon_hang": "DAEMON HANG", "not_run": "NOT RUN"}
 _CLUE = "      in "
 _SUMMARY_TESTS = 8  # as many of these as there are lines for
 _SUMMARY_REASONS = 5
@@ -49,7 +50,7 @@ def tally(verdict: Data) -> str:
     """What came out, in one line."""
     tests = verdict["totals"]["tests"]
     total = sum(tests.values())
-    red = sum(tests[status] for status in ("fail", "error", "timeout"))
+    red = failed_count(tests)
     parts = [f"{red} of {total} tests failed" if red else f"{tests['pass']} of {total} tests passed"]
     if verdict["verdict"] == "error":
         parts.insert(0, "no true verdict")
@@ -59,6 +60,7 @@ def tally(verdict: Data) -> str:
 
 
 _HEADLINE_EXTRAS = (
+    ("daemon_hang", "with a daemon that hung"),
     ("not_run", "not run"),
     ("skip", "skipped"),
     ("known", "known to fail"),
@@ -115,7 +117,7 @@ def _failed_lines(suite: Data, test: Data, shown: int) -> list[str]:
     lines += [f"      {line}" for line in diagnostics(test["message"])[:shown]]
     clue = test.get("clue")
     if clue:
-        lines.append(f"{_CLUE}{clue['file'].rpartition('/')[2]} line {clue['line']}: {clue['text']}")
+        lines.append(f"{_CLUE}{clue['file'].rpartition('/')[2]} line {clue['line']}: {said_by(clue)}")
     return lines
 
 
@@ -152,7 +154,7 @@ def _suites_block(verdict: Data) -> list[str]:
 
 def _suite_row(suite: Data) -> tuple[str, ...]:
     counts = suite["counts"]
-    failed = counts["fail"] + counts["error"] + counts["timeout"]
+    failed = failed_count(counts)
     other = counts["known"] + counts["flaky"] + counts["xpass"] + counts["not_run"]
     numbers = [str(number) for number in (counts["pass"], failed, counts["skip"], other)]
     time = "-" if suite["duration"] is None else seconds_text(suite["duration"])

@@ -32,7 +32,20 @@ from ._baseline import compare, lost_reason
 from ._clues import add_clues
 from ._console import Allowance, death, in_force, last_words, read_allowances, scan_console, unread_console
 from ._errors import InvalidInput
-from ._events import NAME, STATUSES, SUITE_STATUSES, deadline_text, is_number, is_text, judge_suite, load_json, optional, suite_label
+from ._events import (
+    NAME,
+    STATUSES,
+    SUITE_STATUSES,
+    deadline_text,
+    failed_count,
+    is_number,
+    is_text,
+    judge_suite,
+    load_json,
+    optional,
+    suite_label,
+)
+from ._kept import add_files
 from ._known import Excuses
 from ._outcome import is_red, red_count
 from ._policy import Policy, read_policy
@@ -59,6 +72,7 @@ class Evidence:
     collected: dict[str, str] = field(default_factory=dict)  # evidence.json by guest
     watch: str | None = None  # what the watcher of the consoles wrote
     read: Callable[[str], str] = lambda _path: ""  # a log by its path below the results
+    find: Callable[[str], tuple[str, int] | None] = lambda _path: None  # the path under which a file is stored, packed or not, and its size
 
 
 # --- phases -----------------------------------------------------------------------------------------------------
@@ -220,6 +234,8 @@ def judge(evidence: Evidence) -> Data:
     untested = all(suite["status"] == "skipped" for suite in suites)
     started, ended = _span(job, phases)
     seen, watch_errors = _watch(evidence, job, phases)
+    for suite in suites:
+        add_files(suite, evidence.find, evidence.read)
     unnamed = [{"name": name} for name in sorted(evidence.consoles) if name not in [guest["name"] for guest in job.guests]]
     allowances = in_force(job.console_allow, datetime.fromtimestamp(min(started or 0, FAR), timezone.utc).date())
     guests = [_judge_guest(guest, evidence, seen, allowances) for guest in [*job.guests, *unnamed]]
@@ -391,11 +407,12 @@ def _suite_reasons(suites: list[Data], fail_on: list[str]) -> list[str]:
     reasons = []
     for suite in suites:
         label, counts = suite_label(suite), suite["counts"]
-        failed = counts["fail"] + counts["error"] + counts["timeout"]
+        failed = failed_count(counts)
         if suite["timed_out"]:
             reasons.append(f"{label}: {deadline_text(suite)}")
         if failed and not (suite["timed_out"] and suite["parser"] == "exit_code"):
-            reasons.append(f"{label}: {failed} of {suite['planned'] or suite['seen']} tests failed")
+            hung = f", {counts['daemon_hang']} with a daemon that hung" if counts["daemon_hang"] else ""
+            reasons.append(f"{label}: {failed} of {suite['planned'] or suite['seen']} tests failed{hung}")
         not_run = red_count(suite) - failed
         if not_run and not (suite["timed_out"] or suite["errors"]):
             reasons.append(f"{label}: {not_run} tests were not run")

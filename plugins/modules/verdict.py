@@ -19,6 +19,8 @@ description:
     the verdict at least V(failed), whatever the suites say.
   - A kernel panic explains why the suites on that guest have no complete result and why the phases C(run) and C(collect)
     failed there, so all this together is V(failed) and not V(error), for it is the tested kernel that said no.
+  - Where the logs of libvirt's daemons and of QEMU were kept of a failed test, the daemon's first error of that test is its clue, and
+    C(report.html) has them to unfold, with core dumps and backtraces first.
   - C(report.html) is one page for people. It loads nothing and needs no network. It shows the ends of long logs, and the
     neighbourhood of what a kernel complained of.
   - What the job has decided about its verdict (known issues, baseline, what else is red) is read from C(job.json), too.
@@ -134,8 +136,9 @@ files:
 import json
 import os
 import tempfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -188,16 +191,42 @@ def gather(results: Path) -> _verdict.Evidence:
         collected=read_by_guest(results, "evidence.json"),
         watch=read_text(results / "watch.jsonl"),
         read=lambda path: read_log(results, path),
+        find=lambda path: find_file(results, path),
     )
 
 
+def find_file(results: Path, path: str) -> tuple[str, int] | None:
+    """Return where a file lies, packed or not, and its size; None if it is no plain file below the results: its name came from a guest."""
+    for name in (path, f"{path}.gz"):
+        place = results / name
+        if place.is_file() and place.resolve() == results.resolve() / name:
+            return name, place.stat().st_size
+    return None
+
+
 def read_log(results: Path, path: str) -> str:
-    """Return the beginning of a log, nothing if it is not there or no plain file below the results: its name came from a guest."""
-    place = results / path
-    if not place.is_file() or place.resolve() != results.resolve() / path:
+    """Return the beginning of a log, packed or not, nothing if it is not there; what cannot be unpacked ends where it is broken."""
+    found = find_file(results, path)
+    if found is None:
         return ""
-    with place.open("rb") as file:
-        return file.read(LOG_LIMIT).decode("utf-8", "replace")
+    with (results / found[0]).open("rb") as file:
+        data = unpacked(file, LOG_LIMIT) if found[0].endswith(".gz") else file.read(LOG_LIMIT)
+    return data.decode("utf-8", "replace")
+
+
+def unpacked(file: BinaryIO, limit: int) -> bytes:
+    """Return the beginning of a packed text: a small one may unpack to anything, and may be broken."""
+    unpacker = zlib.decompressobj(wbits=31)
+    data = b""
+    while len(data) < limit and not unpacker.eof:
+        chunk = unpacker.unconsumed_tail or file.read(1 << 16)
+        if not chunk:
+            break
+        try:
+            data += unpacker.decompress(chunk, limit - len(data))
+        except zlib.error:
+            return data + b"\n[the rest of this file cannot be unpacked]\n"
+    return data
 
 
 def read_end(path: Path) -> str | None:
@@ -304,7 +333,7 @@ def main() -> None:
     try:
         evidence = gather(results)
         verdict = _verdict.judge(evidence)
-        logs = _report.Logs(evidence.consoles, gather_outputs(results, verdict["suites"]))
+        logs = _report.Logs(evidence.consoles, gather_outputs(results, verdict["suites"]), evidence.read, evidence.find)
         rendered = render(verdict, logs, link_prefix(results, module.params["project_dir"]))
         files = {results / name: content for name, content in rendered.items()}
         stale = [path for path, content in files.items() if differs(path, content)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import typing as t
+from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlsplit, urlunsplit
 
@@ -17,23 +18,46 @@ from ..module_utils._baseline import read_baseline
 from ..module_utils._errors import InvalidInput, MayflyError
 from ..module_utils._known import check_known_issues
 
+KNOWN_ISSUES = Path(__file__).resolve().parents[2] / "extensions" / "known_issues"
+SHIPPED = "mayfly.virt:"  # before the name of a file that the collection brings
 KNOWN_LIMIT = 1 << 20  # bytes
 BASELINE_LIMIT = 256 << 20
 URL_TIMEOUT = 60  # seconds without an answer
 
 
-def known_issues(path: str) -> list[dict[str, t.Any]]:
-    """Read and check a file of known issues; none for no path."""
-    if not path:
-        return []
+def known_issues(sources: t.Iterable[str]) -> list[dict[str, t.Any]]:
+    """Read and check files of known issues, those that the collection brings among them; an id is there once in all of them."""
+    entries: list[dict[str, t.Any]] = []
+    of: dict[str, str] = {}
+    for source in dict.fromkeys(source for source in sources if source):
+        for entry in _known_issues(source):
+            other = of.setdefault(entry["id"], source)
+            if other != source:
+                raise InvalidInput("Known issue", f"{source} ({entry['id']})", f"'{other}' has this id too", "Ids are unique.")
+            entries.append(entry)
+    return entries
+
+
+def _known_issues(source: str) -> list[dict[str, t.Any]]:
+    path = _shipped(source) if source.startswith(SHIPPED) else source
     text = _read_file(path, KNOWN_LIMIT, "read the known issues", "mayfly_known_issues is relative to where ansible-playbook is started.")
     try:
         entries = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InvalidInput("Known issues", path, f"the file is no YAML: {' '.join(str(error).split())}") from error
+        raise InvalidInput("Known issues", source, f"the file is no YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
-        raise InvalidInput("Known issues", path, "the file is nested too deeply") from error
-    return check_known_issues(entries, path)
+        raise InvalidInput("Known issues", source, "the file is nested too deeply") from error
+    return check_known_issues(entries, source)
+
+
+def _shipped(source: str) -> str:
+    """Return the path of a file of known issues that the collection brings."""
+    found = {path.name: path for path in KNOWN_ISSUES.glob("*.yml")}
+    path = found.get(source[len(SHIPPED) :])
+    if path is None:
+        there = ", ".join(f"{SHIPPED}{name}" for name in sorted(found))
+        raise InvalidInput("Known issues", source, "the collection brings no such file", f"It brings {there}.")
+    return str(path)
 
 
 def baseline(source: str) -> dict[str, t.Any] | None:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.mayfly.virt.plugins.module_utils import _events, _report, _report_page, _verdict
+from ansible_collections.mayfly.virt.plugins.module_utils import _events, _report, _report_html, _report_page, _verdict
 
 VOID = {"meta", "input", "rect"}
 TAGS = re.compile(
@@ -218,13 +218,13 @@ def test_whatever_a_guest_says_stays_text(new_story: Callable[[], Any], text: st
     story.consoles["bookworm"] = f"{text}\n[    1.0] Oops: {message}\n{text}"
     verdict, seen = story_report(story, outputs={("smoke", "bookworm", "stdout.log"): message})
     assert len(seen.data["rows"]) == 3
-    assert seen.data["rows"][0][2] == _report.visible(text)
+    assert seen.data["rows"][0][2] == _report_html.visible(text)
     assert verdict["verdict"] == "failed"
 
 
 @given(st.text())
 def test_embedded_json_is_the_same_and_closes_nothing(text: str) -> None:
-    embedded = _report.embed([text])
+    embedded = _report_html.embed([text])
     assert not set(embedded) & set("<>&\u2028\u2029")
     assert json.loads(embedded) == [text]
 
