@@ -32,10 +32,12 @@ _ERROR = re.compile(
 _RESULT = re.compile(r"\s*(?:(?:not )?ok \d|#\s*(?:Failed|Looks like)\b|#\s+at \S+ line \d+)")
 # As libvirt logs: the time in UTC, the thread, the level, where in its source, what.
 _DAEMON_ERROR = re.compile(r"(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3})\S*: \d+: error : (?:\w+:\d+ : )?(?P<said>.*)")
-# What tests make a daemon say that is no fault of its own: they look for what is not there, they close a connection, they destroy a domain.
+# What is no fault of a daemon: a test looks for what is not there, closes a connection, destroys a domain; and what a daemon says at its
+# start, or of a network card that has gone before it could look at it, whatever the test does.
 _DAEMON_IDLE = re.compile(
     r".*\bno (?:domain|(?:domain )?(?:snapshot|checkpoint)|network|storage (?:pool|vol)|nwfilter|node device|secret) with matching "
     r"|.*\bno nwfilter binding for port dev |.*\bcouldn't find interface named "
+    r"|ethtool ioctl error on \S+: No such device|internal error: (?:Failed to get udev device for syspath|Child process \(\S*dmidecode )"
     r"|End of file while (?:reading|writing) data\b|internal error: End of file from (?:qemu monitor|agent socket)"
 )
 # Of QEMU's own lines; what libvirt's child says before QEMU begins stands in the same log.

@@ -119,17 +119,22 @@ def read_libvirt(text: str) -> Data:
     """Return what a wrapper says of libvirt around one test: what the test left behind, and what its daemons did."""
     try:
         raw = load_json(text)
-        leaked = [_name(value) for value in raw["leaked"][:LEAKED]]
-        if len(raw["leaked"]) > LEAKED:
-            leaked.append(f"and {len(raw['leaked']) - LEAKED} more")
+        leaked, left_before = _names(raw["leaked"]), _names(raw.get("left_before") or [])
         daemons = {_name(name): _daemon(said) for name, said in list(raw["daemons"].items())[:DAEMONS]}
         probe = raw.get("probe")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return {"leaked": [], "daemons": {}, "error": f"{LIBVIRT} cannot be read: {type(error).__name__}: {error}"[:NAME_LIMIT]}
     told: Data = {"leaked": leaked, "daemons": daemons}
+    if left_before:
+        told["left_before"] = left_before
     if isinstance(probe, dict) and probe and len(json.dumps(probe)) <= PROBE_LIMIT:
         told["probe"] = probe
     return told
+
+
+def _names(values: list[Any]) -> list[str]:
+    names = [_name(value) for value in values[:LEAKED]]
+    return names + ([f"and {len(values) - LEAKED} more"] if len(values) > LEAKED else [])
 
 
 def _name(value: Any) -> str:

@@ -8,7 +8,8 @@ excuses:
 
 * a test with the status error, or not run: of these there is no true result that could look like anything;
 * a test in which a daemon hung, unless the entry is about just that: whatever else the test's message has, the hang is the news;
-* a message that tells of several failures, unless each of them has the signatures, or one that was cut and may not name them all;
+* a message that tells of several failures, unless each of them has the signatures or, after one that has, is such as the entry says to
+  follow from it; or a message that was cut and may not name them all;
 * a test that failed in another way before it was tried again;
 * a command that ended by a signal or with an exit status that failed tests do not explain;
 * anything after its review_by, a day in UTC, judged by the start of the run;
@@ -32,7 +33,7 @@ from ._outcome import attempts_of, logs_of, red_count
 EXCUSABLE = ("fail", "timeout", "daemon_hang")
 USUAL = ("fail", "timeout")  # what an entry is about that does not say it
 WHERE = ("message", "console", "output")
-KEYS = ("id", "issue", "owner", "review_by", "signature", "where", "suite", "guest", "test", "status")
+KEYS = ("id", "issue", "owner", "review_by", "signature", "follows", "where", "suite", "guest", "test", "status")
 LOG_LIMIT = 64 * 1024  # of a console and of an output, their ends
 STEPS_LIMIT = 20_000_000_000  # of all searches of one run, some 100 s; what comes after them is not excused
 TRY_LIMIT = 4 * 1024  # characters of the message of an earlier try
@@ -92,17 +93,26 @@ def _check_entry(entry: Any, label: str) -> Data:
     if entry.get("status") is not None and entry["status"] not in EXCUSABLE:
         raise refuse(f"it is about the status '{entry['status']!s:.80}'", f"It can be about {', '.join(EXCUSABLE)}.")
     filled = {key: entry.get(key) for key in ("id", "issue", "owner", "suite", "guest", "test", "status")}
-    return {**filled, "review_by": review_by, "where": where, "signature": _check_signatures(entry.get("signature"), refuse)}
-
-
-def _check_signatures(signature: Any, refuse: Callable[..., InvalidInput]) -> list[str]:
-    patterns = [signature] if isinstance(signature, str) else signature
-    if not isinstance(patterns, list) or not patterns or len(patterns) > 10:
+    signature = _check_patterns(entry.get("signature"), "signature", refuse)
+    if not signature:
         raise refuse("it has no signature", "Give one to ten regular expressions that the failure's text has: a name excuses nothing.")
+    follows = _check_patterns(entry.get("follows") or [], "follows", refuse)
+    if entry.get("follows") and not follows:
+        raise refuse(
+            "its follows is no list", "Give one to ten regular expressions of failures that only follow from one with the signature."
+        )
+    return {**filled, "review_by": review_by, "where": where, "signature": signature, "follows": follows}
+
+
+def _check_patterns(value: Any, key: str, refuse: Callable[..., InvalidInput]) -> list[str]:
+    """Return one to ten expressions as a list, none if this is no such list."""
+    patterns = [value] if isinstance(value, str) else value
+    if not isinstance(patterns, list) or len(patterns) > 10:
+        return []
     for pattern in patterns:
         reason = _signature.refusal(pattern) if isinstance(pattern, str) else "it is no text"
         if reason is not None:
-            raise refuse(f"its signature {pattern!r:.200} cannot be used: {reason}")
+            raise refuse(f"its {key} {pattern!r:.200} cannot be used: {reason}")
     return patterns
 
 
@@ -194,13 +204,13 @@ class Excuses:
                 passed[entry["id"]] = passed.get(entry["id"], 0) + 1
                 return
 
-    def _has_signature(self, entry: Data, failures: list[_signature.Text], suite: Data, test: Data) -> bool:
+    def _has_signature(self, entry: Data, tries: list[list[_signature.Text]], suite: Data, test: Data) -> bool:
         if entry["where"] != "message":
-            failures = [self._log(entry["where"], suite, test)] if len(failures) == 1 else []
-        self._steps += sum(failure.steps(entry["signature"]) for failure in failures)
+            tries = [[self._log(entry["where"], suite, test)]] if [len(failures) for failures in tries] == [1] else []
+        self._steps += sum(failure.steps([*entry["signature"], *entry["follows"]]) for failures in tries for failure in failures)
         if self._steps > STEPS_LIMIT:
             return False
-        return bool(failures) and all(failure.has(entry["signature"]) for failure in failures)
+        return bool(tries) and all(_is_known(entry, failures) for failures in tries)
 
     def _log(self, where: str, suite: Data, test: Data) -> _signature.Text:
         """Return the guest's console, or what the test printed, or else its suite."""
@@ -227,14 +237,25 @@ class Excuses:
             suite["status"] = "passed"
 
 
-def _failures(test: Data) -> list[_signature.Text]:
-    """Return each failure that a test tells of, in each try; none if they may not be all."""
+def _is_known(entry: Data, failures: list[_signature.Text]) -> bool:
+    """Tell whether each failure of one try has the signature, or follows from one before it that has."""
+    known = False
+    for failure in failures:
+        if failure.has(entry["signature"]):
+            known = True
+        elif not known or not any(failure.has([pattern]) for pattern in entry["follows"]):
+            return False
+    return known
+
+
+def _failures(test: Data) -> list[list[_signature.Text]]:
+    """Return each failure that a test tells of, by its tries; none if they may not be all."""
     message = test["message"] or ""
     tries = [attempt for attempt in attempts_of(test) if attempt["status"] != "pass"]
     said = [message, *(text for text in (str(attempt.get("message") or "") for attempt in tries) if not _is_same(text, message))]
     if not all(tells_all(text) for text in said):
         return []
-    return [_signature.Text(lines) for text in said for lines in split_failures(_signature.searchable(text))]
+    return [[_signature.Text(lines) for lines in split_failures(_signature.searchable(text))] for text in said]
 
 
 def _is_same(said: str, message: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from typing import Any
 
@@ -112,10 +112,11 @@ def evidence_of(suite: Data, test: Data, slices: Slices, room: Room) -> str:
     clue = test.get("clue")
     traces = [file for file in files_of(test) if is_trace(file["name"])][:TRACES]
     content = "".join(_trace(file, slices.read(file["path"])) for file in traces)
+    whole = [file["name"] for file in traces if len(slices.read(file["path"])) <= TRACE_LIMIT]
     if clue:
         content += _clue(clue, slices.read(clue["file"]) if own and clue["file"].startswith(f"{base}/") else "")
     content += _libvirt(test)
-    content += _logs(test, base, clue, slices) if own else ""
+    content += _logs(test, base, clue, slices, whole) if own else ""
     if attempts_of(test):
         content += pre(safe(attempts_text(test), MESSAGE_LIMIT), "tries")
         content += "".join(
@@ -146,11 +147,11 @@ def _clue(clue: Data, text: str) -> str:
     return where + pre(shown, "the first line that may say why")
 
 
-def _logs(entry: Data, base: str, clue: Data | None, slices: Slices) -> str:
-    """The files of a test or a try, the most telling first, each to unfold whole where there is room."""
+def _logs(entry: Data, base: str, clue: Data | None, slices: Slices, shown: Collection[str] = ()) -> str:
+    """The files of a test or a try that are not shown yet, the most telling first, each to unfold whole where there is room."""
     printed = {name: slices.find(f"{base}/{name}") for name in ("stdout.log", "stderr.log")}
     files = [{"name": name, "path": stored[0], "bytes": stored[1]} for name, stored in printed.items() if stored]
-    files = [file for file in [*files_of(entry), *files] if file["bytes"] and file["name"] != LIBVIRT]
+    files = [file for file in [*files_of(entry), *files] if file["bytes"] and file["name"] not in (LIBVIRT, *shown)]
     files.sort(key=lambda file: (not is_trace(file["name"]), not is_daemon_log(file["name"]), not is_qemu_log(file["name"])))
     content = "".join(_kept_log(file, clue, slices) for file in files)
     missing = missing_of(entry)
@@ -173,6 +174,7 @@ def _libvirt(test: Data) -> str:
     """What a wrapper says of libvirt in a test: a table of what was left behind and of daemons that are not as they were."""
     rows = [("left behind", name) for name in leaked_by(test)]
     told = test.get("libvirt") or {"daemons": {}}
+    rows += [("was there before", name) for name in told.get("left_before", [])]
     restarted = restarted_in(test)
     rows += [(name, "restarted" + _pids(told["daemons"].get(name))) for name in restarted]
     rows += [(name, f"its log was cut, {said['lines']} lines are kept") for name, said in told["daemons"].items() if said["truncated"]]

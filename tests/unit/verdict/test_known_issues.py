@@ -212,6 +212,73 @@ def test_a_known_hang_of_a_test(story: Any, sound: Sound) -> None:
     assert (verdict["verdict"], statuses(verdict)[1]) == ("passed", "known")
 
 
+HANG = "libvirtd hangs: no answer for 10 s; backtraces in backtrace-libvirtd.txt"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message", "status"),
+    [
+        ({"status": "daemon_hang", "signature": "libvirtd hangs: no answer"}, HANG, "known"),
+        ({"status": "daemon_hang", "signature": "libvirtd hangs: no answer"}, f"{HANG}\nfailed: a\n  x\nfailed: b\n  y", "known"),
+        ({"status": "daemon_hang", "signature": "virtqemud hangs"}, HANG, "daemon_hang"),
+        ({"status": "daemon_hang", "signature": "no answer", "review_by": "2026-11-20"}, HANG, "daemon_hang"),
+        # An entry about something else that the test says of itself does not excuse the hang.
+        ({"signature": "got: 3"}, f"{HANG}\nfailed: a\n  got: 3", "daemon_hang"),
+        ({"signature": "libvirtd hangs"}, HANG, "daemon_hang"),
+        ({"status": "timeout", "signature": "libvirtd hangs"}, HANG, "daemon_hang"),
+    ],
+)
+def test_a_hanging_daemon_is_known_by_an_entry_about_just_that(
+    story: Any, sound: Sound, entry: dict[str, Any], message: str, status: str
+) -> None:
+    known_failure(story, message, **entry)
+    story.smoke[3]["status"] = "daemon_hang"
+    verdict = story.verdict()
+    sound(verdict)
+    assert statuses(verdict)[1] == status
+    assert verdict["verdict"] == ("passed" if status == "known" else "failed")
+
+
+@pytest.mark.parametrize(("status", "known"), [("fail", "fail"), ("timeout", "timeout"), ("daemon_hang", "known")])
+def test_an_entry_about_one_status_excuses_no_other(story: Any, status: str, known: str) -> None:
+    known_failure(story, status="daemon_hang")
+    story.smoke[3]["status"] = status
+    assert statuses(story.verdict())[1] == known
+
+
+def test_a_hang_in_an_earlier_try_is_not_excused_by_an_entry_about_failures(story: Any) -> None:
+    known_failure(story)
+    story.smoke[3]["attempts"] = [{"status": status, "duration": 1, "message": "got: 3"} for status in ("daemon_hang", "fail")]
+    assert statuses(story.verdict())[1] == "fail"
+
+
+FOLLOWS = {"follows": ["^failed: then closes$"]}
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        ("failed: opens\n  got: 3\nfailed: then closes\n  it is open", "known"),
+        ("failed: opens\n  got: 3", "known"),
+        ("failed: then closes\n  it is open", "fail"),  # nothing that it could follow from
+        ("failed: then closes\n  it is open\nfailed: opens\n  got: 3", "fail"),  # it came before
+        ("failed: opens\n  got: 3\nfailed: then reads\n  nothing", "fail"),
+    ],
+)
+def test_what_follows_from_a_known_failure(story: Any, sound: Sound, message: str, status: str) -> None:
+    known_failure(story, message, **FOLLOWS)
+    verdict = story.verdict()
+    sound(verdict)
+    assert statuses(verdict)[1] == status
+
+
+def test_what_follows_must_follow_in_the_same_try(story: Any) -> None:
+    known_failure(story, "failed: then closes\n  it is open", **FOLLOWS)
+    tries = ["failed: opens\n  got: 3", "failed: then closes\n  it is open"]
+    story.smoke[3]["attempts"] = [{"status": "fail", "duration": 1, "message": message} for message in tries]
+    assert statuses(story.verdict())[1] == "fail"
+
+
 def test_the_suites_deadline_stays_red(story: Any, sound: Sound) -> None:
     known_failure(story)
     story.end.update(timed_out=True, exit_status=None, signal="SIGTERM")
@@ -299,6 +366,9 @@ WRONG: dict[str, tuple[Any, str]] = {
     "an odd place": ([{**ENTRY, "where": "journal"}], "it looks for its signature in 'journal'"),
     "any test and the console": ([{**ENTRY, "where": "console"}], "Say which test"),
     "a list of tests": ([{**ENTRY, "test": ["a"]}], "its test is no pattern"),
+    "a status that is never excused": ([{**ENTRY, "status": "error"}], "it is about the status 'error'"),
+    "a consequence for everything": ([{**ENTRY, "follows": [".*"]}], "its follows '.*' cannot be used"),
+    "a consequence that is no list": ([{**ENTRY, "follows": {"a": 1}}], "its follows is no list"),
 }
 
 
@@ -332,6 +402,8 @@ GREEDY = st.fixed_dictionaries(
         "suite": st.sampled_from(["*", "smoke"]),
         "guest": st.just("*"),
         "review_by": st.sampled_from(["2026-11-20", "2026-11-21", "2999-01-01"]),
+        "status": st.sampled_from(_known.EXCUSABLE),
+        "follows": st.just(["boo"]),
     },
 )
 
@@ -402,3 +474,55 @@ def test_the_example_in_the_readme_is_accepted() -> None:
     assert len(blocks) == 1
     entry = _known.check_known_issues(yaml.safe_load(blocks[0]), "README.md")[0]
     assert (entry["review_by"], len(entry["signature"])) == ("2026-12-31", 2)
+
+
+# --- the file that the collection brings ----------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parents[3]
+SHIPPED = _known.check_known_issues(
+    yaml.safe_load((ROOT / "extensions" / "known_issues" / "libvirt-tck.yml").read_text()), "libvirt-tck.yml"
+)
+TCK_FAILURES = yaml.safe_load((Path(__file__).parent / "samples" / "tck-failures.yml").read_text())
+
+
+def judged_by_shipped(story: Any, name: str, message: str, status: str = "fail") -> str | None:
+    story.fail(2, message)
+    story.smoke[3].update(name=name, status=status)
+    story.job["policy"] = {"known_issues": SHIPPED}
+    test: dict[str, Any] = story.verdict()["suites"][0]["tests"][1]
+    assert (test["status"] == "known") == ("known_issue" in test)
+    return test.get("known_issue")
+
+
+@pytest.mark.parametrize("case", TCK_FAILURES, ids=[f"{case['test']}, {case['source']}" for case in TCK_FAILURES])
+def test_what_is_known_of_the_tck_is_excused_and_no_other_failure_of_the_same_test(story: Any, case: dict[str, Any]) -> None:
+    assert judged_by_shipped(story, case["test"], case["message"]) == case["known"]
+    other = "domain/050-transient-lifecycle"
+    assert judged_by_shipped(story, other, case["message"]) is None
+    assert judged_by_shipped(story, case["test"], f"{case['message']}\nfailed: another\n  got: 4") is None
+
+
+@pytest.mark.parametrize(
+    ("message", "known"),
+    [
+        ("virtqemud hangs: no answer for 10 s: all 5 workers are busy and 3 calls wait; backtraces in backtrace-virtqemud.txt", True),
+        ("virtnetworkd hangs: no answer for 10 s, and none on its admin socket either; backtraces in backtrace-virtnetworkd.txt", True),
+        ("libvirtd hangs: no answer for 10 s: all 5 workers are busy and 3 calls wait; backtraces in backtrace-libvirtd.txt", False),
+        ("virtqemud hangs: it is stopped (state T); backtraces in backtrace-virtqemud.txt", False),
+        ("'virsh -c qemu:///system' got no answer for 10 s, though each daemon answers for itself", False),
+    ],
+)
+def test_a_modular_daemon_that_hangs_is_known(story: Any, message: str, known: bool) -> None:
+    told = f"the deadline of 60 s was reached; then there were: perl\n{message}\nfailed: it starts\n  got: 4"
+    expected = "libvirt-modular-daemon-hang" if known else None
+    assert judged_by_shipped(story, "domain/050-transient-lifecycle", told, "daemon_hang") == expected
+    assert judged_by_shipped(story, "domain/050-transient-lifecycle", told, "fail") is None
+
+
+def test_each_entry_of_the_shipped_file_is_tried() -> None:
+    tried = {case["known"] for case in TCK_FAILURES} | {"libvirt-modular-daemon-hang"}
+    assert {entry["id"] for entry in SHIPPED} == tried - {None}
+    tests = {entry["test"] for entry in SHIPPED if entry["test"]}
+    refused = {case["test"] for case in TCK_FAILURES if not case["known"]}
+    assert all(any(re.search(pattern.strip("*"), name) for name in refused) for pattern in tests)
+    assert all("*" in test for test in tests)  # of a test that fails now and then, a pass is no surprise
