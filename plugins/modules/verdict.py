@@ -220,11 +220,11 @@ def unpacked(file: BinaryIO, limit: int) -> bytes:
     data = b""
     while len(data) < limit and not unpacker.eof:
         chunk = unpacker.unconsumed_tail or file.read(1 << 16)
-        if not chunk:
-            break
         try:
             data += unpacker.decompress(chunk, limit - len(data))
         except zlib.error:
+            chunk = b""
+        if not chunk:
             return data + b"\n[the rest of this file cannot be unpacked]\n"
     return data
 

@@ -250,6 +250,27 @@ def test_a_bad_file_of_known_issues_is_one_clear_error(
     assert words in str(caught.value)
 
 
+def test_several_files_of_known_issues(policy: Callable[..., Any], tmp_path: Path) -> None:
+    entry = "- {id: %s, issue: 'https://example.org/12', owner: net, review_by: 2026-12-31, signature: 'got: 3'}\n"
+    one, two = tmp_path / "one.yml", tmp_path / "two.yml"
+    one.write_text(entry % "a")
+    two.write_text(entry % "b")
+    shipped = "mayfly.virt:libvirt-tck.yml"
+    found = policy(known_issues=[str(one), "", shipped, str(two), str(one)])["known_issues"]
+    ids = [entry["id"] for entry in found]
+    assert (ids[0], ids[-1], len(ids)) == ("a", "b", len(set(ids)))
+    assert len(ids) > 2
+    two.write_text(entry % "tck-cd-tray")
+    with pytest.raises(AnsibleLookupError, match=rf"two\.yml \(tck-cd-tray\)' is refused: '{shipped}' has this id too\. Ids are unique\."):
+        policy(known_issues=[shipped, str(two)])
+
+
+@pytest.mark.parametrize("name", ["", "libvirt-tck", "../../galaxy.yml", "x.yml"])
+def test_only_what_the_collection_brings(policy: Callable[..., Any], name: str) -> None:
+    with pytest.raises(AnsibleLookupError, match=r"brings no such file\. It brings mayfly\.virt:libvirt-tck\.yml\."):
+        policy(known_issues=[f"mayfly.virt:{name}"])
+
+
 @pytest.fixture
 def server(story: Any) -> Iterator[str]:
     """Serve a verdict at /verdict.json, garbage at /garbage and nothing elsewhere."""

@@ -49,9 +49,23 @@ def test_a_policy_is_part_of_the_plan(tmp_path: Path) -> None:
     assert (policy["fail_on"], policy["baseline"], policy["known_issues"][0]["signature"]) == (["lost"], None, ["got: 3"])
 
 
+def test_several_files_of_known_issues_and_one_that_the_collection_brings(tmp_path: Path) -> None:
+    (tmp_path / "known.yml").write_text(KNOWN % "got: 3")
+    done = play(tmp_path, mayfly_known_issues=["known.yml", "mayfly.virt:libvirt-tck.yml"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    policy = json.loads(json.loads('"' + done.stdout.partition("policy=")[2].partition("=policy")[0] + '"'))
+    ids = [entry["id"] for entry in policy["known_issues"]]
+    assert ids[0] == "bpf-12"
+    assert "tck-cd-tray" in ids
+
+
 @pytest.mark.parametrize(
     ("job", "words"),
     [
+        (
+            {"mayfly_known_issues": ["mayfly.virt:libvirt.yml"]},
+            "the collection brings no such file. It brings mayfly.virt:libvirt-tck.yml.",
+        ),
         ({"mayfly_known_issues": "known.yml"}, "Known issue 'known.yml, entry 1 (bpf-12)' is refused: its signature '.*' cannot be used"),
         ({"mayfly_known_issues": "missing.yml"}, "Could not read the known issues 'missing.yml': No such file or directory."),
     ],

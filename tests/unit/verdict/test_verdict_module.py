@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -166,6 +167,62 @@ def test_a_log_that_leads_out_is_not_read(results: Path, tmp_path: Path) -> None
     (suite / "tests").symlink_to(tmp_path)
     for path in ("stderr.log", "tests/secret", "missing.log", "../../../../secret", "."):
         assert module.read_log(results, f"suites/smoke/bookworm/{path}") == ""
+
+
+def keep(results: Path, files: dict[str, bytes]) -> Path:
+    """Let the first test fail and leave files, as the action puts them down."""
+    suite = results / "suites" / "smoke" / "bookworm"
+    lines = [json.loads(line) for line in (suite / "events.jsonl").read_text().splitlines()]
+    names = [name.removesuffix(".gz") for name in files]
+    lines[2].update(status="fail", message="failed: it starts", logs="tests/t-1", files=names)
+    lines[-1]["exit_status"] = 1
+    (suite / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (suite / "tests" / "t-1").mkdir(parents=True)
+    for name, content in files.items():
+        (suite / "tests" / "t-1" / name).write_bytes(content)
+    return suite / "tests" / "t-1"
+
+
+ERROR = b"2026-11-21 17:56:51.123+0000: 78: error : virX:1 : no emulator\n"
+
+
+def test_kept_files_are_read_packed_or_not(results: Path) -> None:
+    place = "suites/smoke/bookworm/tests/t-1"
+    keep(results, {"libvirtd.log.gz": gzip.compress(b"debug\n" + ERROR), "libvirt.json": b'{"leaked": ["domain tck"], "daemons": {}}'})
+    outcome = run(results)
+    assert outcome["rc"] == 0
+    test = json.loads((results / "verdict.json").read_text())["suites"][0]["tests"][0]
+    assert test["clue"] == {"file": f"{place}/libvirtd.log.gz", "line": 2, "text": ERROR.decode().strip()}
+    assert (test["files"][0]["path"], test["libvirt"]["leaked"]) == (f"{place}/libvirtd.log.gz", ["domain tck"])
+    assert "in libvirtd.log.gz line 2: error : virX:1 : no emulator" in outcome["summary"]
+    assert f'<a href="{place}/libvirtd.log.gz">' in (results / "report.html").read_text()
+    assert run(results)["changed"] is False
+
+
+def test_a_file_that_unpacks_without_end_or_is_broken(results: Path) -> None:
+    bomb = gzip.compress(ERROR + b"x" * (64 << 20))
+    whole = gzip.compress(ERROR * 1000)
+    place = keep(
+        results, {"libvirtd.log.gz": bomb, "virtqemud.log.gz": whole[:-30], "virtlogd.log.gz": whole[:-4] + b"0000", "qemu-a.log": b""}
+    )
+    outcome = run(results)
+    assert outcome["rc"] == 0
+    read = {name: module.read_log(results, f"{place.relative_to(results)}/{name}.log") for name in ("libvirtd", "virtqemud", "virtlogd")}
+    assert read["libvirtd"] == ERROR.decode() + "x" * (module.LOG_LIMIT - len(ERROR))
+    for name in ("virtqemud", "virtlogd"):
+        assert read[name].endswith("[the rest of this file cannot be unpacked]\n")
+
+
+def test_a_kept_file_that_is_a_link_is_none(results: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.log").write_bytes(ERROR)
+    place = keep(results, {"libvirtd.log": b""})
+    (place / "libvirtd.log").unlink()
+    (place / "libvirtd.log").symlink_to(tmp_path / "secret.log")
+    (place / "libvirtd.log.gz").symlink_to(tmp_path / "secret.log")
+    run(results)
+    test = json.loads((results / "verdict.json").read_text())["suites"][0]["tests"][0]
+    assert test["files"] == [{"name": "libvirtd.log", "path": None, "bytes": None}]
+    assert "clue" not in test
 
 
 def test_no_directory_fails_the_task(tmp_path: Path) -> None:
