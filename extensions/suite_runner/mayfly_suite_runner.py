@@ -11,12 +11,25 @@ capture_limit (bytes kept of each output). A suite is one of two kinds:
 
 * One command, whose output one of PARSERS reads: command (a string for /bin/sh -c, or an argument list) and, for junit and
   avocado, and if wanted test_progs, report (the file with the results, relative to cwd).
-* Many tests, with the parser "tests": tests is a list of {name, command, parser, deadline, requires} or, for a test from each
-  executable file, {glob, parser, deadline, requires}. Each is a process of its own and one event, whatever its parser counts.
-  fail_fast, retries, shard ("1/4"), select (patterns) and deny ({test, reason}) say which run, and how often.
+* Many tests, with the parser "tests": tests is a list of {name, command, parser, report, deadline, requires} or, for a test from
+  each executable file, {glob, parser, report, deadline, requires} or, for those that a file in the guest lists, {list, parser,
+  deadline, requires}. Each is a process of its own and one event, whatever its parser counts. fail_fast, retries, shard ("1/4"),
+  select (patterns) and deny ({test, reason}) say which run, and how often. harness says who asks for one after the other: this
+  runner ("builtin"), or Avocado ("avocado").
 
 DIR gets events.jsonl, with start also runner.log and pid, and stdout.log and stderr.log, of each test in tests/<name>. The runner
 reports and judges nothing: a suite whose tests fail is a run that went well, and the exit status is 0.
+
+A test of many has its own directory: MAYFLY_TEST_DIR, where its report is looked for, with MAYFLY_TEST_NAME and MAYFLY_ATTEMPT.
+Plain files that it leaves there are kept and announced as files. One is read: judgement.json, {"status": "error" or "daemon_hang",
+"message": [lines]}, in which whoever watches the test says what its output does not. It makes a status worse, never better.
+
+A list is a JSON file: a list of {name, command, parser, report, deadline, requires, not_run}. Its deadlines are multiplied by
+deadline_factor; a test with the reason not_run is not run.
+
+With the harness avocado, Avocado gets a recipe whose tasks ask this runner for one test each. It runs the test as without Avocado
+and answers with TAP of the same meaning, so Avocado decides when a test runs and nothing else. When it has ended, its results.json
+must tell the same of each test. Failed tests are tried again by another start of Avocado.
 
 How a test of many is judged: at its deadline its processes are looked at, then it gets TERM, and KILL after a grace of some seconds.
 One whose assertions contradict themselves, its plan or its exit status is an error. What it leaves behind in its session or cgroup
@@ -68,14 +81,15 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-VERSION = "2"
+VERSION = "3"
 
 GRACE = 5.0  # between TERM and KILL, and for what is left after KILL
 ENDING = 0.2  # what goes away by itself after its command is not left behind
@@ -105,8 +119,23 @@ NUMBERS_KEPT = 100_000
 PROCESSES_SHOWN = 20
 LEFTOVERS_KEPT = 50
 STACK_SHOWN = 8
+LIST_LIMIT = 16 * 1024 * 1024
+FILES_KEPT = 32  # of one attempt at a test,
+FILE_LIMIT = 16 * 1024 * 1024  # of each,
+FILES_LIMIT = 64 * 1024 * 1024  # of all of them,
+FILES_LOOKED_AT = 10_000  # and how many may lie there
+JUDGEMENT_LIMIT = 64 * 1024
 
-RED = frozenset({"fail", "error", "timeout"})
+AVOCADO_OLDEST = 108  # before, one SKIP hides the failures of a test
+AVOCADO_SILENT = 180.0  # how long it may take to start, or from one test to the next,
+AVOCADO_ENDING = 60.0  # and to end after the last one
+AVOCADO_LATE = 15.0  # the same when the suite's deadline has passed
+ASKING_LIMIT = 10.0  # for a task of it to say which test it asks for, and to take the answer
+ASKING_LINE = 200
+OUTPUT_SHOWN = 64 * 1024  # of the end of a test's output, to Avocado
+DISAGREEMENTS_SHOWN = 5
+
+RED = frozenset({"fail", "error", "timeout", "daemon_hang"})
 
 Event = dict[str, Any]
 
@@ -120,8 +149,11 @@ class RunnerError(Exception):
 TESTS = "tests"  # what a suite of many tests has as its parser
 COMMON_KEYS = ("suite", "parser", "deadline", "cwd", "environment", "user", "capture_limit", "requires")
 COMMAND_KEYS = (*COMMON_KEYS, "command", "report")
-TESTS_KEYS = (*COMMON_KEYS, "tests", "fail_fast", "retries", "shard", "select", "deny")
-ENTRY_KEYS = ("name", "command", "glob", "parser", "deadline", "requires")
+TESTS_KEYS = (*COMMON_KEYS, "tests", "fail_fast", "retries", "shard", "select", "deny", "harness", "deadline_factor")
+TEST_KEYS = ("name", "command", "parser", "report", "deadline", "requires")
+ENTRY_KEYS = (*TEST_KEYS, "glob", "list")
+LISTED_KEYS = (*TEST_KEYS, "not_run")
+BUILTIN, AVOCADO = HARNESSES = ("builtin", "avocado")
 NEED_KEYS = ("kernel", "config", "btf", "kvm", "devices", "memory_mib", "commands", "probes")
 
 KERNEL_NEED = re.compile(r"\s*(>=|<=|==|>|<)\s*(\d{1,4}(?:\.\d{1,6}){0,3})\s*$")
@@ -150,17 +182,32 @@ class Needs:
     commands: list[str] = field(default_factory=list)
     probes: list[Probe] = field(default_factory=list)
 
+    def and_those(self, other: Needs) -> Needs:
+        return Needs(
+            kernel=[*self.kernel, *other.kernel],
+            config=[*self.config, *other.config],
+            btf=self.btf or other.btf,
+            kvm=self.kvm or other.kvm,
+            devices=[*self.devices, *other.devices],
+            memory_mib=max(self.memory_mib, other.memory_mib),
+            commands=[*self.commands, *other.commands],
+            probes=[*self.probes, *other.probes],
+        )
+
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of the list of tests: a test, or the files of which each is one."""
+    """One entry of the list of tests: a test, the files of which each is one, or the file that lists them."""
 
     name: str
     argv: list[str]
-    glob: str | None
     parser: str
     deadline: float
     needs: Needs = Needs()
+    report: str | None = None
+    glob: str | None = None
+    list_file: str | None = None
+    not_run: str | None = None  # why a listed one cannot be run
 
 
 @dataclass(frozen=True)
@@ -191,6 +238,8 @@ class Spec:
     shard: tuple[int, int] = (1, 1)
     select: list[str] = field(default_factory=list)
     deny: list[Denied] = field(default_factory=list)
+    harness: str = BUILTIN
+    deadline_factor: float = 1.0
 
 
 _REQUIRED = object()
@@ -279,13 +328,18 @@ def read_spec(text: str) -> Spec:
 
 
 def _read_command(fields: Fields) -> dict[str, Any]:
-    parser, report = fields.parser(), fields.get("report", str, None)
+    parser = fields.parser()
+    return {"argv": fields.argv("command"), "parser": parser, "report": _read_report(fields, parser)}
+
+
+def _read_report(fields: Fields, parser: str) -> str | None:
+    report: str | None = fields.get("report", str, None)
     if (parser in REPORTS and report is None) or (report is not None and parser not in (*REPORTS, *REPORT_WELCOME)):
         raise RunnerError(
             f"{fields.where} needs 'report' with the parsers {', '.join(sorted(REPORTS))}, "
             f"and may have it with {', '.join(sorted(REPORT_WELCOME))}"
         )
-    return {"argv": fields.argv("command"), "parser": parser, "report": report}
+    return report
 
 
 def _read_tests(fields: Fields) -> dict[str, Any]:
@@ -298,7 +352,10 @@ def _read_tests(fields: Fields) -> dict[str, Any]:
     entries = [_read_entry(entry, fields.seconds("deadline")) for entry in fields.objects("tests", ENTRY_KEYS)]
     if not entries:
         raise RunnerError(f"{fields.where} needs 'tests' as a list with at least one test")
-    refuse_twice([entry.name for entry in entries if entry.glob is None])
+    refuse_twice([entry.name for entry in entries if entry.name])
+    harness = fields.get("harness", str, BUILTIN)
+    if harness not in HARNESSES:
+        raise RunnerError(f"{fields.where} needs 'harness' as one of {', '.join(HARNESSES)}, not {harness!r}")
     denied = [Denied(entry.get("test", str), entry.get("reason", str)) for entry in fields.objects("deny", ("test", "reason"))]
     return {
         "argv": [],
@@ -309,26 +366,82 @@ def _read_tests(fields: Fields) -> dict[str, Any]:
         "shard": (int(shard[1]), int(shard[2])),
         "select": fields.texts("select"),
         "deny": denied,
+        "harness": harness,
+        "deadline_factor": fields.seconds("deadline_factor", 1.0),
     }
 
 
 def _read_entry(fields: Fields, deadline: float) -> Entry:
+    if fields.has("list"):
+        return _read_list_entry(fields, deadline)
+    if fields.has("glob"):
+        return _read_glob_entry(fields, deadline)
+    argv = fields.argv("command")
     parser = fields.parser("exit_code")
-    if parser in REPORTS:
-        raise RunnerError(f"{fields.where} has the parser '{parser}', which reads a file; that is for a suite of one command")
-    glob: str | None = fields.get("glob", str, None)
-    if glob is None:
-        argv = fields.argv("command")
-        name = fields.get("name", str, argv[2] if argv[:2] == ["/bin/sh", "-c"] and len(argv) == 3 else " ".join(argv))
-    else:
-        argv, name = [], ""
-        if fields.has("command") or fields.has("name"):
-            raise RunnerError(f"{fields.where} has a 'glob', whose files are commands and have names: leave 'command' and 'name' out")
-        if glob.startswith("/") or ".." in glob.split("/"):
-            raise RunnerError(f"{fields.where} needs 'glob' as a pattern below the suite's directory, not {glob!r}")
+    name = fields.get("name", str, argv[2] if argv[:2] == ["/bin/sh", "-c"] and len(argv) == 3 else " ".join(argv))
+    return Entry(_good_name(fields, name), argv, parser, fields.seconds("deadline", deadline), read_needs(fields), _test_report(fields, parser))
+
+
+def _read_glob_entry(fields: Fields, deadline: float) -> Entry:
+    glob, parser = fields.get("glob", str), fields.parser("exit_code")
+    if fields.has("command") or fields.has("name"):
+        raise RunnerError(f"{fields.where} has a 'glob', whose files are commands and have names: leave 'command' and 'name' out")
+    if glob.startswith("/") or ".." in glob.split("/"):
+        raise RunnerError(f"{fields.where} needs 'glob' as a pattern below the suite's directory, not {glob!r}")
+    report = _test_report(fields, parser)
+    return Entry("", [], parser, fields.seconds("deadline", deadline), read_needs(fields), report, glob=glob)
+
+
+def _read_list_entry(fields: Fields, deadline: float) -> Entry:
+    path = fields.get("list", str)
+    others = [key for key in ("name", "command", "glob", "report") if fields.has(key)]
+    if others:
+        raise RunnerError(f"{fields.where} has a 'list', which says what its tests are: leave '{others[0]}' out")
+    if not path.startswith("/"):
+        raise RunnerError(f"{fields.where} needs 'list' as the absolute path of a file in the guest, not {path!r}")
+    parser = fields.parser("exit_code")
+    return Entry("", [], parser, fields.seconds("deadline", deadline), read_needs(fields), list_file=path)
+
+
+def _good_name(fields: Fields, name: str) -> str:
     if len(name) > NAME_LIMIT or not name.isprintable():
         raise RunnerError(f"{fields.where} needs 'name' as at most {NAME_LIMIT} printable characters, not {name[:80]!r}")
-    return Entry(name, argv, glob, parser, fields.seconds("deadline", deadline), read_needs(fields))
+    return name
+
+
+def _test_report(fields: Fields, parser: str) -> str | None:
+    """The report of one test of many, which lies in its directory."""
+    report = _read_report(fields, parser)
+    if report is not None and (report.startswith("/") or ".." in report.split("/")):
+        raise RunnerError(f"{fields.where} needs 'report' as a path below the test's directory (MAYFLY_TEST_DIR), not {report!r}")
+    return report
+
+
+def read_list(entry: Entry, factor: float) -> list[Entry]:
+    """The tests that a file lists, its deadlines multiplied; RunnerError saying what is wrong with it."""
+    where = f"the list '{entry.list_file}'"
+    try:
+        raw = json.loads(read_plain(Path(entry.list_file or ""), LIST_LIMIT).decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise RunnerError(f"{where} of tests cannot be read in the guest: {why}") from error
+    if not isinstance(raw, list) or not raw:
+        raise RunnerError(f"{where} is no JSON list with at least one test")
+    return [_read_listed(Fields(test, f"{where}: [{index}]", LISTED_KEYS), entry, factor) for index, test in enumerate(raw)]
+
+
+def _read_listed(fields: Fields, entry: Entry, factor: float) -> Entry:
+    not_run = fields.get("not_run", str, None)
+    parser = fields.parser(entry.parser)
+    return Entry(
+        _good_name(fields, fields.get("name", str)),
+        fields.argv("command") if fields.has("command") or not_run is None else [],
+        parser,
+        fields.seconds("deadline") * factor if fields.has("deadline") else entry.deadline,
+        entry.needs.and_those(read_needs(fields)),
+        _test_report(fields, parser),
+        not_run=not_run,
+    )
 
 
 def read_needs(fields: Fields) -> Needs:
@@ -1859,6 +1972,30 @@ class Capture:
             self.error = f"{path.name} is incomplete: {error.strerror}"
 
 
+def read_plain(path: Path, limit: int) -> bytes:
+    """The content of a plain file that is no link, OSError or ValueError if it is anything else or longer than the limit."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no plain file")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"it has more than {limit} bytes")
+    return content
+
+
+def read_end(path: Path, limit: int) -> bytes:
+    """The end of a plain file, as far as it can be had."""
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                return b""
+            file.seek(max(0, found.st_size - limit))
+            return file.read(limit)
+    except OSError:  # a test that printed nothing has none
+        return b""
+
+
 class Report:
     """The file in which a suite leaves its results. One that was there before is not this run's."""
 
@@ -2097,6 +2234,9 @@ def own_cgroup(mounts: str, membership: str) -> Path:
     return Path(mounted[0]) / paths[0].lstrip("/")
 
 
+KNOCK = "knock"  # what a socket at which others knock is registered with
+
+
 class Loop:
     """What is waited for: output, and signals as something a select loop can see: a child that ended, or a request to stop."""
 
@@ -2130,34 +2270,36 @@ class Loop:
             reader.close()
             writer.close()
 
-    def streams(self) -> list[Any]:
-        """The streams that are still open."""
-        return [key.fileobj for key in self.selector.get_map().values() if key.data is not None]
+    def streams(self, command: Command) -> list[Any]:
+        """The streams of a command that are still open."""
+        return [key.fileobj for key in self.selector.get_map().values() if isinstance(key.data, tuple) and key.data[0] is command]
 
-    def wait(self, limit: float) -> list[tuple[Capture, bytes]] | None:
-        """Wait for output, a signal or the limit; return what came, None if nothing did."""
+    def wait(self, limit: float) -> list[tuple[Command, Capture, bytes]] | None:
+        """Wait for output, a signal, whoever knocks at a socket, or the limit; return the output that came, None if nothing did."""
         ready = self.selector.select(max(0.0, limit - time.monotonic()))
         came = []
         for key, _events in ready:
+            if key.data is KNOCK:
+                continue  # whoever listens there looks for itself
             data = os.read(key.fd, 65536)
             if key.data is None:
                 continue  # a signal: only there to wake us
             if data:
-                came.append((key.data, data))
+                came.append((*key.data, data))
             else:
                 self.selector.unregister(key.fileobj)
         return came if ready else None
 
 
-def spawn(spec: Spec, argv: list[str]) -> subprocess.Popen[bytes]:
-    """Start a command of the suite in a session of its own."""
-    environment = {**os.environ, **spec.environment}
+def spawn(spec: Spec, argv: list[str], more: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a command of the suite in a session of its own, with more environment."""
+    environment = {**os.environ, **spec.environment, **more}
     identity: dict[str, Any] = {}
     if spec.user is not None:
         account = pwd.getpwnam(spec.user)
         groups = os.getgrouplist(account.pw_name, account.pw_gid)
         identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
-        environment = {"HOME": account.pw_dir, "USER": spec.user, "LOGNAME": spec.user, **spec.environment}
+        environment = {"HOME": account.pw_dir, "USER": spec.user, "LOGNAME": spec.user, **spec.environment, **more}
         environment.setdefault("PATH", os.environ.get("PATH", os.defpath))
     return subprocess.Popen(
         argv,
@@ -2175,11 +2317,23 @@ def spawn(spec: Spec, argv: list[str]) -> subprocess.Popen[bytes]:
 class Command:
     """One command, from its start until nothing of it is left."""
 
-    def __init__(self, spec: Spec, argv: list[str], loop: Loop, cgroup: Cgroup | None, directory: Path | None, limit: int) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        argv: list[str],
+        loop: Loop,
+        cgroup: Cgroup | None,
+        directory: Path | None,
+        limit: int,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self._spec = spec
         self._argv = argv
         self._loop = loop
         self._cgroup = cgroup
+        self._environment = environment or {}
+        self._streams: list[Any] = []
+        self._deadline = float("inf")
         self.stdout = Capture(None if directory is None else directory / "stdout.log", limit)
         self.stderr = Capture(None if directory is None else directory / "stderr.log", limit)
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -2190,38 +2344,46 @@ class Command:
 
     def run(self, deadline: float, parser: Parser, report: Callable[[list[Event]], None]) -> None:
         """Run it until the deadline, a moment of the monotonic clock; its lines go to the parser, the parser's events to report."""
-        self._parser, self._report, self._deadline = parser, report, deadline
-        started = time.monotonic()
-        try:
-            self._run()
-        finally:
-            self.end.duration = time.monotonic() - started
-            self.end.tail = list(self.tail)
-            if self._cgroup is not None and (error := self._cgroup.remove()) is not None:
-                self.leftovers.append(error)
+        self._deadline = deadline
+        process = self.start(parser, report)
+        if process is not None:
+            self.finish(process, lambda: self._until_it_ends(process))
 
-    def _run(self) -> None:
+    def start(self, parser: Parser, report: Callable[[list[Event]], None]) -> subprocess.Popen[bytes] | None:
+        """Start it, or note why that cannot be; whoever starts it finishes it."""
+        self._parser, self._report, self._started = parser, report, time.monotonic()
         try:
             with self._cgroup.entered() if self._cgroup is not None else contextlib.nullcontext():
-                process = spawn(self._spec, self._argv)
+                process = spawn(self._spec, self._argv, self._environment)
         except (OSError, KeyError, ValueError, subprocess.SubprocessError) as error:
             self.errors.append(f"cannot start {self._argv}: {error}")
-            return
-        pipes = [(process.stdout, self.stdout), (process.stderr, self.stderr)]
-        streams = [(stream, capture) for stream, capture in pipes if stream is not None]
+            self._close()
+            return None
+        for stream, capture in ((process.stdout, self.stdout), (process.stderr, self.stderr)):
+            self._streams.append(stream)
+            self._loop.selector.register(stream, selectors.EVENT_READ, (self, capture))  # type: ignore[arg-type]
+        return process
+
+    def finish(self, process: subprocess.Popen[bytes], wait: Callable[[], None]) -> None:
+        """Wait, and then see that nothing of it is left."""
         try:
-            for stream, capture in streams:
-                self._loop.selector.register(stream, selectors.EVENT_READ, capture)
-            self._until_it_ends(process)
+            wait()
             self._end_session(process)
             self._drain()
         finally:
             self._signal(process, signal.SIGKILL)
-            for stream in self._loop.streams():
+            for stream in self._loop.streams(self):
                 self._loop.selector.unregister(stream)
-            for stream, _capture in streams:
+            for stream in self._streams:
                 stream.close()
-        self._note_exit(process)
+            self._note_exit(process)
+            self._close()
+
+    def _close(self) -> None:
+        self.end.duration = time.monotonic() - self._started
+        self.end.tail = list(self.tail)
+        if self._cgroup is not None and (error := self._cgroup.remove()) is not None:
+            self.leftovers.append(error)
 
     def _until_it_ends(self, process: subprocess.Popen[bytes]) -> None:
         """Wait for the command, its deadline, or an order to stop."""
@@ -2234,7 +2396,7 @@ class Command:
                 self.seen_hanging = look_at(self._members(process))
                 self.stderr.note(["the deadline was reached; then there were:", *self.seen_hanging])
                 return
-            self._take(self._deadline)
+            self.take(self._deadline)
 
     def _members(self, process: subprocess.Popen[bytes]) -> dict[int, str]:
         """What lives of the command, in its session or its cgroup."""
@@ -2251,7 +2413,7 @@ class Command:
         members = self._members(process)
         limit = time.monotonic() + ENDING
         while members and process.returncode is not None and time.monotonic() < limit:
-            self._take(time.monotonic() + 0.02)
+            self.take(time.monotonic() + 0.02)
             members = self._members(process)
         if process.returncode is not None:
             self.leftovers = [f"{pid} {name}" for pid, name in sorted(members.items())[:PROCESSES_SHOWN]]
@@ -2262,7 +2424,7 @@ class Command:
             if members:
                 self._signal(process, number)
             while members and time.monotonic() < limit:
-                self._take(time.monotonic() + 0.1)  # only our child's end is told to us, the others' is not
+                self.take(time.monotonic() + 0.1)  # only our child's end is told to us, the others' is not
                 members = self._members(process)
         if members and process.returncode is not None:
             self.leftovers.append("some of them are still there after SIGKILL")
@@ -2279,20 +2441,20 @@ class Command:
     def _drain(self) -> None:
         """Read the rest. A process that left the session may keep the pipes open; it is not waited for."""
         limit = time.monotonic() + DRAIN_LIMIT
-        while self._loop.streams() and time.monotonic() < limit:
-            if not self._take(time.monotonic() + DRAIN):
+        while self._loop.streams(self) and time.monotonic() < limit:
+            if not self.take(time.monotonic() + DRAIN):
                 break
-        if self._loop.streams():
+        if self._loop.streams(self):
             self.leftovers.append("a process that left the session still holds the suite's output")
         for capture in (self.stdout, self.stderr):
             self._lines(capture, capture.close())
 
-    def _take(self, limit: float) -> bool:
+    def take(self, limit: float) -> bool:
         """Wait for output, a signal or the limit, and pass on what came; tell whether anything did."""
         settle_at = self._parser.settle_at()
         came = self._loop.wait(limit if settle_at is None else min(limit, settle_at))
-        for capture, data in came or []:
-            self._lines(capture, capture.feed(data))
+        for command, capture, data in came or []:
+            command._lines(capture, capture.feed(data))
         settle_at = self._parser.settle_at()
         if settle_at is not None and time.monotonic() >= settle_at:
             self._report(self._parser.settle())
@@ -2329,31 +2491,45 @@ class Case:
     parser: str
     deadline: float
     needs: Needs
-    denied: str | None
     directory: str  # its name below tests/
+    report: str | None = None
+    why_not: tuple[str, str] | None = None  # it is known beforehand that it is not run: a word, and a reason
 
 
 def plan_cases(spec: Spec) -> tuple[list[Case], list[str]]:
     """The tests of this run, in the order of the list, and remarks; RunnerError if what is asked for cannot be had."""
-    found: list[tuple[str, list[str], Entry]] = []
+    found: list[Entry] = []
     remarks: list[str] = []
     for entry in spec.tests:
+        if entry.list_file is not None:
+            found += read_list(entry, spec.deadline_factor)
+            continue
         if entry.glob is None:
-            found.append((entry.name, entry.argv, entry))
+            found.append(entry)
             continue
         names, others = glob_files(Path(spec.cwd or "."), entry.glob)
-        found += [(name, [f"./{name}"], entry) for name in names]
+        found += [replace(entry, name=name, argv=[f"./{name}"]) for name in names]
         if others:
             more = f" and {len(others) - 5} more" if len(others) > 5 else ""
             remarks.append(f"{entry.glob} also matches what cannot be executed and is no test: {', '.join(others[:5])}{more}")
-    names = [name for name, _argv, _entry in found]
+    names = [entry.name for entry in found]
     refuse_twice(names)
     remarks += [f"nothing matches deny '{denied.pattern}'" for denied in spec.deny if not fnmatch.filter(names, denied.pattern)]
     chosen = choose(names, spec.select, spec.shard)
     directories = safe_names(names)
     cases = [
-        Case(number, name, argv, entry.parser, entry.deadline, entry.needs, why_denied(name, spec.deny), directories[name])
-        for number, (name, argv, entry) in enumerate((one for one in found if one[0] in chosen), start=1)
+        Case(
+            number,
+            entry.name,
+            entry.argv,
+            entry.parser,
+            entry.deadline,
+            entry.needs,
+            directories[entry.name],
+            entry.report,
+            why_not(entry, spec.deny),
+        )
+        for number, entry in enumerate((entry for entry in found if entry.name in chosen), start=1)
     ]
     return cases, remarks
 
@@ -2395,8 +2571,12 @@ def choose(names: list[str], select: list[str], shard: tuple[int, int]) -> set[s
     return set(sorted(selected)[number - 1 :: of])
 
 
-def why_denied(name: str, deny: list[Denied]) -> str | None:
-    return next((denied.reason for denied in deny if fnmatch.fnmatchcase(name, denied.pattern)), None)
+def why_not(entry: Entry, deny: list[Denied]) -> tuple[str, str] | None:
+    """Why it is known beforehand that a test is not run: a word, and a reason."""
+    reason = next((denied.reason for denied in deny if fnmatch.fnmatchcase(entry.name, denied.pattern)), None)
+    if reason is not None:
+        return "denied", reason
+    return None if entry.not_run is None else ("requires", entry.not_run)
 
 
 def safe_names(names: list[str]) -> dict[str, str]:
@@ -2488,16 +2668,148 @@ class Attempt:
     message: str
     directive: str | None = None
     leftovers: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
 
     def summary(self) -> Event:
         return {"status": self.status, "duration": round(self.duration, 3), "message": self.message[:ATTEMPT_MESSAGE_LIMIT]}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What whoever watched a test says of it, beside its output."""
+
+    status: str
+    message: list[str]
+
+
+JUDGEMENT = "judgement.json"
+JUDGEMENTS = ("error", "daemon_hang")
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NOT_KEPT = re.compile(r"stdout\.log|stderr\.log|judgement\.json|attempt-\d+")  # what has a meaning of its own
+
+
+def read_judgement(text: bytes) -> Judgement:
+    """Check what a judgement says; one that cannot be read is an error of the test."""
+    try:
+        raw = json.loads(text.decode("utf-8"))
+        if not isinstance(raw, dict) or set(raw) != {"status", "message"}:
+            raise ValueError("it is no JSON object of status and message")
+        status, message = raw["status"], raw["message"]
+        if status not in JUDGEMENTS:
+            raise ValueError(f"its status is {status!r:.80}, not one of {', '.join(JUDGEMENTS)}")
+        if not isinstance(message, list) or not all(isinstance(line, str) for line in message):
+            raise ValueError("its message is no list of lines")
+    except (ValueError, RecursionError, TypeError) as error:
+        return broken_judgement(str(error))
+    lines = [part for line in message[:MESSAGE_LINES] for part in writable(line).split("\n")]
+    return Judgement(status, [line[:2000] for line in lines[:MESSAGE_LINES]])
+
+
+def broken_judgement(why: str) -> Judgement:
+    return Judgement("error", [f"{JUDGEMENT} cannot be used: {why}"[:NAME_LIMIT]])
+
+
+def worse(status: str, judged: str) -> str:
+    """A judgement never excuses. A daemon that hangs explains a failure; an error beside one is told and hides it not."""
+    return judged if judged == "daemon_hang" or status not in RED else status
+
+
+class TestDirectory:
+    """Where the files of one test lie: its output, and what it leaves of its own."""
+
+    def __init__(self, path: Path, user: str | None) -> None:
+        self.path = path
+        self._user = user
+
+    def make(self) -> None:
+        """Make it, for the account that the test runs as."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self._user is not None:
+            account = pwd.getpwnam(self._user)
+            os.chown(self.path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+
+    def read_report(self, name: str, end: End) -> None:
+        """Read the report of the attempt that has just ended; the directory was empty before it."""
+        try:
+            end.report = read_plain(self.path / name, REPORT_LIMIT)
+        except (OSError, ValueError) as error:
+            end.report_error = f"'{name}': {error.strerror if isinstance(error, OSError) else error}"
+
+    def judgement(self) -> Judgement | None:
+        try:
+            return read_judgement(read_plain(self.path / JUDGEMENT, JUDGEMENT_LIMIT))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            return broken_judgement(error.strerror or str(error) if isinstance(error, OSError) else str(error))
+
+    def files(self) -> tuple[list[str], list[str]]:
+        """Names of the files that are kept, and what is said of others. Small ones first, for there are limits."""
+        sizes: dict[str, int] = {}
+        remarks: list[str] = []
+        with os.scandir(self.path) as entries:
+            for seen, entry in enumerate(entries):
+                if seen >= FILES_LOOKED_AT:
+                    remarks.append(f"not kept: what is beyond {FILES_LOOKED_AT} files")
+                    break
+                if NOT_KEPT.fullmatch(entry.name) or entry.is_dir(follow_symlinks=False):
+                    continue
+                found = entry.stat(follow_symlinks=False)
+                why = why_not_kept(entry.name, found)
+                if why is None:
+                    sizes[entry.name] = found.st_size
+                else:
+                    remarks.append(f"not kept: {entry.name[:100]!r} {why}")
+        kept, total = [], 0
+        for name in sorted(sizes, key=lambda name: (sizes[name], name)):
+            if len(kept) < FILES_KEPT and total + sizes[name] <= FILES_LIMIT:
+                kept.append(name)
+                total += sizes[name]
+            else:
+                remarks.append(f"not kept: {name!r} is beyond {FILES_KEPT} files, or {FILES_LIMIT} bytes of all")
+        if len(remarks) > ERRORS_KEPT:
+            remarks[ERRORS_KEPT:] = [f"and {len(remarks) - ERRORS_KEPT} more files are not kept"]
+        return sorted(kept), remarks
+
+    def put_aside(self, number: int) -> None:
+        """Move all that an attempt left into a directory of its own, so that the next one begins with an empty one."""
+        aside = self.path / f"attempt-{number}"
+        if aside.is_symlink() or aside.is_file():
+            aside.unlink()
+        elif aside.exists():
+            shutil.rmtree(aside)  # the test made it: ours is not there yet
+        aside.mkdir(parents=True)
+        before = {f"attempt-{earlier}" for earlier in range(1, number + 1)}
+        for name in os.listdir(self.path):
+            if name not in before:
+                (self.path / name).rename(aside / name)
+
+    def has_logs(self, attempts: int) -> bool:
+        """Tell whether anything was printed."""
+        places = [self.path, *(self.path / f"attempt-{number}" for number in range(1, attempts))]
+        return any((place / name).is_file() for place in places for name in ("stdout.log", "stderr.log"))
+
+    def remove_if_empty(self) -> None:
+        """Leave no directory of a test that printed and left nothing."""
+        with contextlib.suppress(OSError):  # it is not empty
+            self.path.rmdir()
+
+
+def why_not_kept(name: str, found: os.stat_result) -> str | None:
+    if not stat.S_ISREG(found.st_mode):
+        return "is no plain file"
+    if FILE_NAME.fullmatch(name) is None:
+        return "has a name that cannot be used"
+    if found.st_size > FILE_LIMIT:
+        return f"has {found.st_size} bytes, more than {FILE_LIMIT}"
+    return None
 
 
 def how_it_ended(end: End) -> str:
     return f"it ended by {end.signal}" if end.signal else f"it ended with exit status {end.exit_status}"
 
 
-def judge_case(parser: Parser, tally: Tally, command: Command, deadline: str) -> Attempt:
+def judge_case(parser: Parser, tally: Tally, command: Command, deadline: str, judgement: Judgement | None = None) -> Attempt:
     """Make one status and one message of what a test did; deadline says which one ended it, if one did."""
     end, directive = command.end, None
     if command.errors:
@@ -2512,6 +2824,8 @@ def judge_case(parser: Parser, tally: Tally, command: Command, deadline: str) ->
         status, lines = "error", errors
     else:
         status, lines = tally.status(), []
+    if judgement is not None:
+        status, lines = worse(status, judgement.status), [*judgement.message, *lines]
     if status == "skip":
         directive = f"SKIP {tally.reason or ''.join(tally.skips[:1])}".strip()[:NAME_LIMIT]
     if status in RED:
@@ -2566,6 +2880,11 @@ class Suite:
         """Say that nothing of the suite is run, and why."""
         self.log.write({"event": "plan", "count": 0, "reason": reason[:NAME_LIMIT]})
 
+    def touch_logs(self) -> None:
+        """Make the logs of a suite that has them, which whoever fetches them expects."""
+        for name in ("stdout.log", "stderr.log"):
+            (self.directory / name).touch()
+
     def outcome(self) -> Event:
         """What suite_end says of tests and the command."""
         raise NotImplementedError
@@ -2617,8 +2936,7 @@ class CommandSuite(Suite):
 
     def skip(self, reason: str) -> None:
         super().skip(reason)
-        for name in ("stdout.log", "stderr.log"):  # which whoever fetches them expects
-            (self.directory / name).touch()
+        self.touch_logs()
 
     def run(self) -> None:
         self.command = Command(self.spec, self.spec.argv, self.loop, self.cgroups.new(), self.directory, self.spec.capture_limit)
@@ -2662,17 +2980,349 @@ class CommandSuite(Suite):
         }
 
 
+AVOCADO_NAME = "Avocado"
+AVOCADO_VERSION = re.compile(r"(\d{1,6})\.\d+")
+# What Avocado calls a test, and the lines of TAP that make it do so. It knows no timeout of ours and no test that passed only when tried
+# again; "ok # TODO" is a warning to it, which is no pass.
+AVOCADO_SEES = {
+    "pass": ("PASS", "ok 1 - {name}"),
+    "fail": ("FAIL", "not ok 1 - {name}"),
+    "timeout": ("FAIL", "not ok 1 - {name}"),
+    "daemon_hang": ("FAIL", "not ok 1 - {name}"),
+    "error": ("ERROR", "Bail out! {reason}"),
+    "skip": ("SKIP", "1..0 # SKIP {reason}"),
+    "not_run": ("SKIP", "1..0 # SKIP not run: {reason}"),
+    "known": ("PASS", "not ok 1 - {name} # TODO {reason}"),
+    "xpass": ("WARN", "ok 1 - {name} # TODO {reason}"),
+    "flaky": ("WARN", "ok 1 - {name} # TODO {reason}"),
+}
+AVOCADO_BAD = ("FAIL", "ERROR")  # after which it ends with 1
+AVOCADO_FILES = ("results.json", "results.html", "results.xml", "job.log")
+AVOCADO_CONFIG = """\
+[run]
+max_parallel_tasks = 1
+shuffle = False
+failfast = False
+[job.run]
+timeout = 0
+[sysinfo.collect]
+enabled = False
+[datadir.paths]
+base_dir = {home}
+test_dir = {home}
+data_dir = {home}
+logs_dir = {home}
+cache_dirs = ['{home}']
+"""
+# What a task of Avocado runs. It is a file of its own, because Python would take longer to compile this one than to ask.
+ASKING = """\
+import os, socket, sys
+try:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as runner:
+        runner.connect(sys.argv[1])
+        runner.sendall((sys.argv[2] + " " + os.environ.get("AVOCADO_VERSION", "unknown") + "\\n").encode())
+        answer = b"".join(iter(lambda: runner.recv(65536), b""))
+except OSError as error:
+    answer = ("Bail out! the suite's runner cannot be asked: " + str(error) + "\\n").encode()
+sys.stdout.buffer.write(answer or b"Bail out! the suite's runner went away\\n")
+"""
+
+
+class HarnessUnusable(Exception):
+    """The harness cannot be used, and no test was run; the message says why."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a test that was asked for."""
+
+    status: str
+    reason: str
+
+
+def tap_of(name: str, answer: Answer, output: bytes) -> bytes:
+    """One test as TAP that Avocado takes for the same: the result first, then as comments why, and what the test printed."""
+    first = next((line for line in answer.reason.split("\n") if line.strip()), answer.status)
+    words = {"name": re.sub(r"[#\\]", "_", name), "reason": re.sub(r"[#\\]", "_", first)[:NAME_LIMIT]}
+    line = AVOCADO_SEES[answer.status][1].format(**words)
+    lines = [line] if answer.status in ("error", "skip", "not_run") else ["1..1", line]
+    lines += [f"# {text}" for text in [f"{answer.status}: {name}", *answer.reason.split("\n")[:MESSAGE_LINES]]]
+    if output:
+        cut = f", its last {len(output)} bytes" if len(output) == OUTPUT_SHOWN else ""
+        lines += [f"# --- what it printed{cut} ---", *(f"# {text}" for text in output.decode("utf-8", "replace").split("\n"))]
+    text = "\n".join("".join(character if character.isprintable() or character == "\t" else " " for character in line) for line in lines)
+    return f"{text}\n".encode("utf-8", "replace")
+
+
+def recipe_of(cases: list[Case], asking: list[str]) -> list[dict[str, Any]]:
+    """Avocado's recipe: a task for each test, which asks for it by its place."""
+    return [
+        {"kind": "tap", "uri": asking[0], "args": [*asking[1:], str(number)], "identifier": case.name}
+        for number, case in enumerate(cases, start=1)
+    ]
+
+
+def disagreements(results: bytes, job: str, cases: list[Case], answers: dict[int, str]) -> list[str]:
+    """Where Avocado's results.json does not tell of each test what it was told."""
+    try:
+        report = json.loads(results.decode("utf-8"))
+        if not isinstance(report, dict) or not isinstance(report.get("tests"), list):
+            raise ValueError("it has no list of tests")
+        if report.get("job_id") != job:
+            raise ValueError(f"it is that of another job, {report.get('job_id')!r:.80}")
+        said = dict(_avocado_said(test) for test in report["tests"])
+    except (ValueError, RecursionError) as error:
+        return [f"its results.json cannot be used: {error}"]
+    wanted = {(number, case.name): AVOCADO_SEES[answers[number]][0] for number, case in enumerate(cases, start=1)}
+    found = [
+        f"it says {said.get(key, 'nothing')} of {key[1]}, which is {AVOCADO_SEES[answers[key[0]]][0]} ({answers[key[0]]})"
+        for key in wanted
+        if said.get(key) != wanted[key]
+    ]
+    found += [f"it says {status} of {name!r:.200}, which is test {number} of nobody" for (number, name), status in said.items() if (number, name) not in wanted]
+    if not found and (len(report["tests"]) != len(cases) or report.get("total") != len(cases)):
+        found.append(f"it lists {len(report['tests'])} tests and counts {report.get('total')!r:.20}, but there were {len(cases)}")
+    more = [f"and {len(found) - DISAGREEMENTS_SHOWN} more"] if len(found) > DISAGREEMENTS_SHOWN else []
+    return [*found[:DISAGREEMENTS_SHOWN], *more]
+
+
+def _avocado_said(test: Any) -> tuple[tuple[int, str], str]:
+    """Place and name of a test, and its status."""
+    place, dash, name = str(test.get("id") if isinstance(test, dict) else "").partition("-")
+    if not dash or not place.isdecimal() or len(place) > NUMBER_DIGITS:
+        raise ValueError("a test has no number")
+    return (int(place), name), str(test.get("status"))[:20]
+
+
+class Avocado:
+    """One start of Avocado, whose tasks ask for one test each. When a test runs is its decision, what comes of it is ours."""
+
+    def __init__(self, suite: TestsSuite, start: int, cases: list[Case], execute: Callable[[Case], Answer]) -> None:
+        self.errors: list[str] = []
+        self.files: list[str] = []
+        self.leftovers: list[str] = []
+        self._suite, self._start, self._cases, self._execute = suite, start, cases, execute
+        self._left = dict(enumerate(cases, start=1))
+        self._answers: dict[int, str] = {}
+        self._job = os.urandom(20).hex()
+        self._old: str | None = None  # a version that cannot be used
+        self._cut_short = False  # by the suite's deadline, or because the runner is told to stop
+
+    def run(self) -> list[Case]:
+        """Run the tests that Avocado asks for; return the others. HarnessUnusable if it asks for none."""
+        spec = self._suite.spec
+        path = spec.environment.get("PATH") or os.environ.get("PATH", os.defpath)
+        program = shutil.which("avocado", path=path)
+        if program is None:
+            if self._start == 1:
+                self._suite.touch_logs()
+            raise HarnessUnusable(f"the harness avocado cannot be used: there is no 'avocado' on the PATH of the suite ({path}); install it")
+        # Not in the results directory: the name of a socket is short, and Avocado makes one in its temporary directory, too.
+        with tempfile.TemporaryDirectory(prefix="mayfly-avocado-") as name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+            home = Path(name)
+            try:
+                self._furnish(home, door)
+                self._run(program, home, door)
+            finally:
+                self._keep(home)
+        return list(self._left.values())
+
+    def _furnish(self, home: Path, door: socket.socket) -> None:
+        door.setblocking(False)
+        door.bind(str(home / "ask"))
+        os.chmod(home / "ask", 0o600)
+        door.listen(8)
+        (home / "asking.py").write_text(ASKING)
+        (home / "avocado.conf").write_text(AVOCADO_CONFIG.format(home=home))
+        asking = [sys.executable, "-I", "-S", str(home / "asking.py"), str(home / "ask")]
+        (home / "recipe.json").write_text(json.dumps(recipe_of(self._cases, asking)))
+        (home / "results").mkdir()
+
+    def _run(self, program: str, home: Path, door: socket.socket) -> None:
+        arguments = ["--config", "avocado.conf", "run", "--job-results-dir", "results", "--force-job-id", self._job, "recipe.json"]
+        command = self._command([program, *arguments], home, self._suite.directory if self._start == 1 else home)
+        for capture in (command.stdout, command.stderr):
+            capture.make()
+        process = command.start(ExitCodeParser(AVOCADO_NAME, 0.0), lambda _events: None)
+        if process is not None:
+            command.finish(process, lambda: self._serve(command, process, door))
+        if self._cut_short:
+            return
+        if not self._answers:
+            why = self._why_no_test(program, home, command)
+            self.errors = []
+            raise HarnessUnusable(f"the harness avocado cannot be used: {why}")
+        if not self.errors:
+            self._compare(command.end, home)
+        self.errors += [capture.error for capture in (command.stdout, command.stderr) if capture.error]
+        self.leftovers += command.leftovers
+
+    def _command(self, argv: list[str], home: Path, directory: Path | None) -> Command:
+        """It runs as we do, whoever the tests run as: it starts no test itself."""
+        spec = replace(self._suite.spec, user=None, cwd=str(home))
+        environment = {"TMPDIR": str(home), "HOME": str(home)}
+        return Command(spec, argv, self._suite.loop, self._suite.cgroups.new(), directory, CAPTURE_LIMIT, environment)
+
+    def _serve(self, command: Command, process: subprocess.Popen[bytes], door: socket.socket) -> None:
+        """Answer one task after the other."""
+        while self._left:
+            connection = self._next(command, process, door)
+            if connection is None:
+                return
+            with connection:
+                if not self._answer(connection):
+                    return
+        asked = time.monotonic()
+        limit = min(asked + AVOCADO_ENDING, max(self._suite.limit, asked + AVOCADO_LATE))
+        while process.poll() is None:
+            if self._suite.loop.stop:
+                self._cut_short = True
+                return
+            if time.monotonic() >= limit:
+                self.errors.append(f"{AVOCADO_NAME} had not ended {limit - asked:.0f} s after its last test")
+                return
+            command.take(limit)
+
+    def _next(self, command: Command, process: subprocess.Popen[bytes], door: socket.socket) -> socket.socket | None:
+        """Wait for the next task; None if none comes."""
+        silent = time.monotonic() + AVOCADO_SILENT
+        selector = self._suite.loop.selector
+        selector.register(door, selectors.EVENT_READ, KNOCK)  # only while we look there
+        try:
+            while True:
+                if self._suite.loop.stop or self._suite.over():
+                    self._cut_short = True
+                    return None
+                if process.poll() is not None:
+                    return None
+                with contextlib.suppress(BlockingIOError):  # nobody is there
+                    return door.accept()[0]
+                if time.monotonic() >= silent:
+                    self.errors.append(f"{AVOCADO_NAME} asked for no test for {AVOCADO_SILENT:.0f} s")
+                    return None
+                command.take(min(silent, self._suite.limit))
+        finally:
+            selector.unregister(door)
+
+    def _answer(self, connection: socket.socket) -> bool:
+        """Run the test that is asked for; tell whether Avocado may go on."""
+        try:
+            connection.settimeout(ASKING_LIMIT)
+            number, version = self._question(connection)
+        except (OSError, ValueError) as error:
+            self.errors.append(f"a task of {AVOCADO_NAME} asked for no test: {error}")
+            return False
+        major = AVOCADO_VERSION.match(version)
+        if major is None or int(major[1]) < AVOCADO_OLDEST:
+            self._old = version
+            return False
+        case = self._left.pop(number, None)
+        if case is None:
+            known = "a second time" if 1 <= number <= len(self._cases) else "that there is not"
+            self.errors.append(f"{AVOCADO_NAME} asked for test {number} {known}")
+            return False
+        answer = self._execute(case)
+        self._answers[number] = answer.status
+        output = b"" if answer.status == "not_run" else self._suite.output_of(case)
+        try:
+            connection.sendall(tap_of(case.name, answer, output))
+        except OSError as error:
+            self.errors.append(f"the task of {AVOCADO_NAME} for {case.name} did not take its answer: {error}")
+        return True
+
+    @staticmethod
+    def _question(connection: socket.socket) -> tuple[int, str]:
+        line = b""
+        while not line.endswith(b"\n"):
+            data = connection.recv(ASKING_LINE)
+            line += data
+            if not data or len(line) > ASKING_LINE:
+                raise ValueError(f"it said {line[:ASKING_LINE]!r}")
+        number, _space, version = line.decode("utf-8", "replace").strip().partition(" ")
+        if not number.isdecimal() or len(number) > NUMBER_DIGITS:
+            raise ValueError(f"it said {line!r}")
+        return int(number), version
+
+    def _why_no_test(self, program: str, home: Path, command: Command) -> str:
+        """What to say if it never came to a test."""
+        needed = f"{AVOCADO_OLDEST} or newer is needed"
+        if self._old is not None:
+            return f"'{program}' is {AVOCADO_NAME} {self._old}, and {needed}"
+        if command.errors:
+            return "; ".join(command.errors)
+        asked = self._command([program, "--version"], home, None)
+        asked.run(time.monotonic() + PROBE_LIMIT, ExitCodeParser(AVOCADO_NAME, 0.0), lambda _events: None)
+        version = " ".join([*asked.errors, *asked.tail][-1:]) or "nothing"
+        how = "; ".join(self.errors) or how_it_ended(command.end)
+        tail = " | ".join(line.strip() for line in command.tail if line.strip())[-500:] or "nothing"
+        return f"'{program}' asked for no test: {how}; it said: {tail}; of its version it says: {version[:200]}, and {needed}"
+
+    def _compare(self, end: End, home: Path) -> None:
+        """See that Avocado tells the same of each test."""
+        if self._left:
+            self.errors.append(f"{AVOCADO_NAME} asked for {len(self._answers)} of {len(self._cases)} tests: {how_it_ended(end)}")
+            return
+        bad = any(AVOCADO_SEES[status][0] in AVOCADO_BAD for status in self._answers.values())
+        if end.signal or end.exit_status != (1 if bad else 0):
+            self.errors.append(f"{AVOCADO_NAME} and its tests do not agree: {how_it_ended(end)}, {'' if bad else 'and no '}test failed")
+        try:
+            results = read_plain(self._results(home) / "results.json", REPORT_LIMIT)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            self.errors.append(f"{AVOCADO_NAME} left no results.json that can be read: {why}")
+            return
+        found = disagreements(results, self._job, self._cases, self._answers)
+        self.errors += [f"{AVOCADO_NAME} and the tests it asked for do not agree: {line}" for line in found]
+
+    def _results(self, home: Path) -> Path:
+        jobs = sorted((home / "results").glob("job-*"))
+        if len(jobs) != 1:
+            raise ValueError(f"there are {len(jobs)} jobs")
+        return jobs[0]
+
+    def _keep(self, home: Path) -> None:
+        """Keep what it says of its job, and of a second start what it printed, under names of their own."""
+        prefix = "avocado-" if self._start == 1 else f"avocado-{self._start}-"
+        try:
+            results = self._results(home)
+        except ValueError:  # without a job there is nothing to keep; why there is none is told
+            results = home / "results"
+        printed = [] if self._start == 1 else [home / "stdout.log", home / "stderr.log"]
+        for path in [*(results / name for name in AVOCADO_FILES), *printed]:
+            try:
+                content = read_plain(path, FILE_LIMIT)
+            except FileNotFoundError:
+                continue  # the plugin that writes it may not be installed
+            except (OSError, ValueError) as error:
+                content = f"[mayfly: {path.name} was not kept: {error}]\n".encode()
+            try:
+                with open(self._suite.directory / f"{prefix}{path.name}", "xb") as file:
+                    file.write(content)
+            except OSError as error:
+                self.errors.append(f"{prefix}{path.name} was not kept: {error.strerror}")
+            else:
+                self.files.append(f"{prefix}{path.name}")
+
+
 class TestsSuite(Suite):
     """A suite of many tests, each a process of its own, one after the other."""
 
     def __init__(self, spec: Spec, directory: Path, log: EventLog, cases: list[Case], remarks: list[str]) -> None:
         super().__init__(spec, directory, log)
         self.cases, self._remarks = cases, remarks
+        self.files: list[str] = []
+        self.leftovers: list[str] = []
         self._planned = 0
         self._seen = 0
         self._red = False
         self._capture_left = TESTS_CAPTURE_LIMIT
-        self._waiting: list[tuple[Case, list[Attempt]]] = []  # failed tests that are to be run again
+        self._attempts: dict[int, list[Attempt]] = {}  # by number, of failed tests that are to be run again
+        self._rounds = 0
+
+    def skip(self, reason: str) -> None:
+        super().skip(reason)
+        if self.spec.harness == AVOCADO:
+            self.touch_logs()
 
     def run(self) -> None:
         if not self.cases:
@@ -2681,84 +3331,125 @@ class TestsSuite(Suite):
             return
         self._planned = len(self.cases)
         self.log.write({"event": "plan", "count": self._planned, "reason": "; ".join(self._remarks)[:NAME_LIMIT] or None})
+        try:
+            self._round(self.cases, self._first)
+            for _retry in range(self.spec.retries):
+                waiting = [case for case in self.cases if case.number in self._attempts]
+                if waiting:
+                    self._round(waiting, self._again)
+        except HarnessUnusable as error:  # before any test, so that there is nothing to tell of them
+            self.errors.append(str(error))
         for case in self.cases:
-            if self.loop.stop:
-                break
-            self._first(case)
-        for _retry in range(self.spec.retries):
-            waiting, self._waiting = self._waiting, []
-            for case, attempts in waiting:
-                self._again(case, attempts)
-        for case, attempts in self._waiting:
-            self._tell(case, attempts)
+            if case.number in self._attempts:
+                self._tell(case, self._attempts.pop(case.number))
         if self.loop.stop:
             self.errors.append(f"the runner was told to stop by {self.loop.stop}")
 
-    def _first(self, case: Case) -> None:
+    def _round(self, cases: list[Case], execute: Callable[[Case], Answer]) -> None:
+        """Run each of these tests once, in the way of the harness."""
+        self._rounds += 1
+        left = cases
+        if self.spec.harness == AVOCADO:
+            avocado = Avocado(self, self._rounds, cases, execute)
+            try:
+                left = avocado.run()
+            finally:
+                self.errors += avocado.errors
+                self.files += avocado.files
+                self.leftovers += avocado.leftovers
+            if not (self.loop.stop or self.over()):
+                for case in left:
+                    self._lose(case)
+                return
+        for case in left:
+            if self.loop.stop:
+                break
+            execute(case)
+
+    def over(self) -> bool:
+        return time.monotonic() >= self.limit
+
+    def _lose(self, case: Case) -> None:
+        """A test that its harness never asked for has no result, but for that of earlier attempts."""
+        if case.number not in self._attempts:
+            message = f"no result: {AVOCADO_NAME} never asked for this test; what the suite ended with says more"
+            self._write(test_event(case.number, case.name, "error", 0.0, None, message))
+
+    def _first(self, case: Case) -> Answer:
         why = self._why_not(case)
         if why is not None:
             self._write(test_event(case.number, case.name, "not_run", 0.0, why[0], clipped([why[1]])))
-            return
-        attempt = self._attempt(case)
-        if attempt.status in RED and self.spec.retries:
-            self._wait_again(case, [attempt])
-        else:
-            self._tell(case, [attempt])
+            return Answer("not_run", why[1])
+        return self._try(case, [])
 
     def _why_not(self, case: Case) -> tuple[str, str] | None:
         """Why a test is not run: a word, and a reason."""
-        if case.denied is not None:
-            return "denied", case.denied
+        if case.why_not is not None:
+            return case.why_not
         if self.spec.fail_fast and self._red:
             return "fail_fast", "an earlier test failed"
-        if time.monotonic() >= self.limit:
+        if self.over():
             self.timed_out = True
             return "deadline", f"the suite's deadline of {self.spec.deadline:g} s came first"
         unmet = self.guest.unmet(case.needs)
         return ("requires", "; ".join(unmet)) if unmet else None
 
-    def _wait_again(self, case: Case, attempts: list[Attempt]) -> None:
-        """Tell of a failure at once, and put the test at the end of the queue."""
-        fields = {"number": case.number, "name": case.name, "attempt": len(attempts)}
-        self.log.write({"event": "attempt", **fields, **attempts[-1].summary()})
-        self._waiting.append((case, attempts))
-
-    def _again(self, case: Case, attempts: list[Attempt]) -> None:
-        if self.loop.stop or time.monotonic() >= self.limit:
+    def _again(self, case: Case) -> Answer:
+        attempts = self._attempts.pop(case.number)
+        if self.loop.stop or self.over():
             self.timed_out = self.timed_out or not self.loop.stop
             self._tell(case, attempts)
-            return
-        self._put_aside(case, len(attempts))
-        attempts.append(self._attempt(case))
-        if attempts[-1].status in RED and len(attempts) <= self.spec.retries:
-            self._wait_again(case, attempts)
+            return Answer("not_run", "the suite ended before this test was tried again")
+        self._files_of(case).put_aside(len(attempts))
+        return self._try(case, attempts)
+
+    def _try(self, case: Case, attempts: list[Attempt]) -> Answer:
+        """Run a test once, and tell of it, or put it at the end of the queue."""
+        attempts.append(self._attempt(case, len(attempts) + 1))
+        last = attempts[-1]
+        if last.status in RED and len(attempts) <= self.spec.retries:
+            fields = {"number": case.number, "name": case.name, "attempt": len(attempts)}
+            self.log.write({"event": "attempt", **fields, **last.summary()})  # a failure is told at once
+            self._attempts[case.number] = attempts
         else:
             self._tell(case, attempts)
+        return Answer(last.status, last.directive if last.status == "skip" and last.directive else last.message)
 
-    def _put_aside(self, case: Case, number: int) -> None:
-        """Keep the logs of the attempt before."""
-        directory = self.directory / "tests" / case.directory
-        for name in ("stdout.log", "stderr.log"):
-            if (directory / name).exists():
-                (directory / f"attempt-{number}").mkdir(exist_ok=True)
-                (directory / name).rename(directory / f"attempt-{number}" / name)
+    def _files_of(self, case: Case) -> TestDirectory:
+        return TestDirectory(self.directory / "tests" / case.directory, self.spec.user)
 
-    def _attempt(self, case: Case) -> Attempt:
+    def _attempt(self, case: Case, number: int) -> Attempt:
         """Run a test once."""
+        own = self._files_of(case)
+        try:
+            own.make()
+        except (OSError, KeyError) as error:
+            return Attempt("error", 0.0, f"its directory '{own.path}' cannot be made: {error}")
         now = time.monotonic()
         limit = self.spec.capture_limit if self._capture_left > 0 else min(LATE_CAPTURE_LIMIT, self.spec.capture_limit)
         suite_first = self.limit < now + case.deadline
-        command = Command(self.spec, case.argv, self.loop, self.cgroups.new(), self.directory / "tests" / case.directory, limit)
+        environment = {"MAYFLY_TEST_DIR": str(own.path), "MAYFLY_TEST_NAME": case.name, "MAYFLY_ATTEMPT": str(number)}
+        command = Command(self.spec, case.argv, self.loop, self.cgroups.new(), own.path, limit, environment)
         parser: Parser = PARSERS[case.parser](case.name, now)
         tally = Tally()
         tally.add(parser.begin())
         command.run(self.limit if suite_first else now + case.deadline, parser, tally.add)
+        if case.report is not None:
+            own.read_report(case.report, command.end)
         tally.add(parser.finish(command.end))
         self._capture_left -= command.stdout.kept + command.stderr.kept
         self.timed_out = self.timed_out or (command.end.timed_out and suite_first)
         self.errors += [f"{case.name}: {capture.error}" for capture in (command.stdout, command.stderr) if capture.error]
         deadline = f"the suite's deadline of {self.spec.deadline:g} s" if suite_first else f"its deadline of {case.deadline:g} s"
-        return judge_case(parser, tally, command, deadline)
+        attempt = judge_case(parser, tally, command, deadline, own.judgement())
+        attempt.files, remarks = own.files()
+        attempt.message = clipped([*([attempt.message] if attempt.message else []), *remarks])
+        own.remove_if_empty()
+        return attempt
+
+    def output_of(self, case: Case) -> bytes:
+        """The end of what a test printed."""
+        return read_end(self._files_of(case).path / "stdout.log", OUTPUT_SHOWN)
 
     def _tell(self, case: Case, attempts: list[Attempt]) -> None:
         """Write the one event of a test."""
@@ -2770,10 +3461,12 @@ class TestsSuite(Suite):
         elif failed and last.status not in RED:
             status, message = failed[-1].status, failed[-1].message  # a skip does not excuse a failure
         event = test_event(case.number, case.name, status, sum(attempt.duration for attempt in attempts), last.directive, message)
-        if (self.directory / "tests" / case.directory).is_dir():
+        if any(attempt.files for attempt in attempts) or self._files_of(case).has_logs(len(attempts)):
             event["logs"] = f"tests/{case.directory}"
+        if last.files:
+            event["files"] = last.files
         if len(attempts) > 1:
-            event["attempts"] = [attempt.summary() for attempt in attempts]
+            event["attempts"] = [{**attempt.summary(), **({"files": attempt.files} if attempt.files else {})} for attempt in attempts]
         leftovers = [leftover for attempt in attempts for leftover in attempt.leftovers]
         if leftovers:
             event["leftovers"] = leftovers[:LEFTOVERS_KEPT]
@@ -2788,7 +3481,8 @@ class TestsSuite(Suite):
     def outcome(self) -> Event:
         """The runner has no exit status that a command gave it; this one is what a command would end with."""
         status = 1 if self._red else 0
-        return {"exit_status": status, "signal": None, "planned": self._planned, "seen": self._seen, "leftovers": [], "tail": []}
+        files = {"files": self.files} if self.files else {}
+        return {"exit_status": status, "signal": None, "planned": self._planned, "seen": self._seen, "leftovers": self.leftovers, "tail": [], **files}
 
 
 # --- command line -----------------------------------------------------------------------------------------------
