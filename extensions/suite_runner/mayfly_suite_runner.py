@@ -379,7 +379,9 @@ def _read_entry(fields: Fields, deadline: float) -> Entry:
     argv = fields.argv("command")
     parser = fields.parser("exit_code")
     name = fields.get("name", str, argv[2] if argv[:2] == ["/bin/sh", "-c"] and len(argv) == 3 else " ".join(argv))
-    return Entry(_good_name(fields, name), argv, parser, fields.seconds("deadline", deadline), read_needs(fields), _test_report(fields, parser))
+    return Entry(
+        _good_name(fields, name), argv, parser, fields.seconds("deadline", deadline), read_needs(fields), _test_report(fields, parser)
+    )
 
 
 def _read_glob_entry(fields: Fields, deadline: float) -> Entry:
@@ -2998,6 +3000,7 @@ AVOCADO_SEES = {
 }
 AVOCADO_BAD = ("FAIL", "ERROR")  # after which it ends with 1
 AVOCADO_FILES = ("results.json", "results.html", "results.xml", "job.log")
+AVOCADO_STARTS_KEPT = 5  # of which files are kept, for there may be a hundred
 AVOCADO_CONFIG = """\
 [run]
 max_parallel_tasks = 1
@@ -3079,7 +3082,11 @@ def disagreements(results: bytes, job: str, cases: list[Case], answers: dict[int
         for key in wanted
         if said.get(key) != wanted[key]
     ]
-    found += [f"it says {status} of {name!r:.200}, which is test {number} of nobody" for (number, name), status in said.items() if (number, name) not in wanted]
+    found += [
+        f"it says {status} of {name!r:.200}, which is test {number} of nobody"
+        for (number, name), status in said.items()
+        if (number, name) not in wanted
+    ]
     if not found and (len(report["tests"]) != len(cases) or report.get("total") != len(cases)):
         found.append(f"it lists {len(report['tests'])} tests and counts {report.get('total')!r:.20}, but there were {len(cases)}")
     more = [f"and {len(found) - DISAGREEMENTS_SHOWN} more"] if len(found) > DISAGREEMENTS_SHOWN else []
@@ -3116,7 +3123,9 @@ class Avocado:
         if program is None:
             if self._start == 1:
                 self._suite.touch_logs()
-            raise HarnessUnusable(f"the harness avocado cannot be used: there is no 'avocado' on the PATH of the suite ({path}); install it")
+            raise HarnessUnusable(
+                f"the harness avocado cannot be used: there is no 'avocado' on the PATH of the suite ({path}); install it"
+            )
         # Not in the results directory: the name of a socket is short, and Avocado makes one in its temporary directory, too.
         with tempfile.TemporaryDirectory(prefix="mayfly-avocado-") as name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
             home = Path(name)
@@ -3282,6 +3291,8 @@ class Avocado:
 
     def _keep(self, home: Path) -> None:
         """Keep what it says of its job, and of a second start what it printed, under names of their own."""
+        if self._start > AVOCADO_STARTS_KEPT:
+            return
         prefix = "avocado-" if self._start == 1 else f"avocado-{self._start}-"
         try:
             results = self._results(home)
@@ -3482,7 +3493,15 @@ class TestsSuite(Suite):
         """The runner has no exit status that a command gave it; this one is what a command would end with."""
         status = 1 if self._red else 0
         files = {"files": self.files} if self.files else {}
-        return {"exit_status": status, "signal": None, "planned": self._planned, "seen": self._seen, "leftovers": self.leftovers, "tail": [], **files}
+        return {
+            "exit_status": status,
+            "signal": None,
+            "planned": self._planned,
+            "seen": self._seen,
+            "leftovers": self.leftovers,
+            "tail": [],
+            **files,
+        }
 
 
 # --- command line -----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ a CI before it is shown, and of the archives it sends only the expected names ar
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -53,9 +54,10 @@ EVENTS_LIMIT = 64 * 1024 * 1024
 LOGS = ("stdout.log", "stderr.log", "runner.log")
 TEST_LOGS = ("stdout.log", "stderr.log")
 LOG_LIMIT = 17 * 1024 * 1024  # the runner's own limit and its note
-TEST_LOG_LIMIT = 2 * 1024 * 1024  # of one log of one test,
+TEST_FILE_LIMIT = 17 * 1024 * 1024  # of one log or file of one test: the runner's own limit and its note,
 TEST_LOGS_LIMIT = 128 * 1024 * 1024  # of all of them,
 TEST_FILES_LIMIT = 20_000  # and how many they may be
+PLAIN_LIMIT = 1024 * 1024  # larger files of a test are kept packed
 ARCHIVE_LIMIT = 32 * 1024 * 1024  # packed, as it comes from the guest
 SLACK = 30  # beyond the deadline: the runner ends its processes and writes down how
 NAME_SHOWN = 120
@@ -68,7 +70,6 @@ RUNNER_GONE = 90
 REBOOTED = 91
 
 PARSERS = ["tap", "ktap", "gtest", "unittest", "cargo", "bpftrace", "test_progs", "junit", "avocado", "exit_code"]
-REPORTS = ["junit", "avocado"]  # which need the option report, and are for one command
 
 NEEDS: dict[str, Any] = {
     "type": "dict",
@@ -95,7 +96,9 @@ TESTS: dict[str, Any] = {
         "command": {"type": "str"},
         "argv": {"type": "list", "elements": "str"},
         "glob": {"type": "str"},
-        "parser": {"type": "str", "choices": [name for name in PARSERS if name not in REPORTS], "default": "exit_code"},
+        "list": {"type": "str"},
+        "parser": {"type": "str", "choices": PARSERS, "default": "exit_code"},
+        "report": {"type": "str"},
         "deadline": {"type": "int"},
         "requires": NEEDS,
     },
@@ -120,6 +123,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "shard": {"type": "str"},
     "select": {"type": "list", "elements": "str"},
     "deny": DENY,
+    "harness": {"type": "str", "choices": ["builtin", "avocado"], "default": "builtin"},
     "environment": {"type": "dict", "default": {}},
     "chdir": {"type": "str"},
     "source": {"type": "str"},
@@ -176,8 +180,9 @@ class Request:
 
     @property
     def logs(self) -> tuple[str, ...]:
-        """Files of the suite as a whole; tests have their own."""
-        return LOGS[2:] if self.parser == _suites.TESTS_PARSER else LOGS
+        """Files of the suite as a whole; tests have their own, and what another harness prints is the suite's."""
+        own = self.parser != _suites.TESTS_PARSER or self.spec.get("harness", "builtin") != "builtin"
+        return LOGS if own else LOGS[2:]
 
     @property
     def label(self) -> str:
@@ -256,17 +261,18 @@ def poll_command(request: Request, runner: Runner, offset: int, wait: int) -> st
     )
 
 
-def fetch_command(request: Request) -> str:
-    """Shell text that prints the suite's output as one archive."""
+def fetch_command(request: Request, files: Sequence[str] = ()) -> str:
+    """Shell text that prints the suite's output, and files that it announced, as one archive."""
     out = shlex.quote(posixpath.join(request.base, "out"))
-    names = " ".join(request.logs)
+    names = " ".join([*request.logs, *files])
     return f"printf '%s\\n' {MARK.strip()}; cd {out} && tar -czf - {names} 2>/dev/null | head -c {ARCHIVE_LIMIT}"
 
 
 def fetch_tests_command(request: Request) -> str:
-    """Shell text that prints the files named on its standard input as one archive."""
+    """Shell text that prints the files named on its standard input as one archive. What is beyond the limit is not even packed."""
     out = shlex.quote(posixpath.join(request.base, "out"))
-    return f"printf '%s\\n' {MARK.strip()}; cd {out} && tar -czf - --no-recursion -T - 2>/dev/null | head -c {ARCHIVE_LIMIT}"
+    pack = f"tar -cf - --no-recursion -T - 2>/dev/null | head -c {TEST_LOGS_LIMIT} | gzip -1"
+    return f"printf '%s\\n' {MARK.strip()}; cd {out} && {pack} | head -c {ARCHIVE_LIMIT}"
 
 
 @dataclass(frozen=True)
@@ -320,30 +326,54 @@ def _unpack_member(
         complaints.append(f"{member.name} was cut after {each} of {member.size} bytes")
 
 
-class TestLogs:
-    """The logs that tests have of their own, as the runner's events announce them."""
+class Announced:
+    """The logs and files of tests, and those of the suite, as the runner's events announce them."""
 
     def __init__(self) -> None:
-        self._red: dict[str, int] = {}  # directory to number of attempts
-        self._others: dict[str, int] = {}
+        self._red: dict[str, list[str]] = {}  # directory to the files that there are, or may be
+        self._others: dict[str, list[str]] = {}
+        self._kept: set[str] = set()
+        self.of_suite: list[str] = []
 
     def add(self, event: dict[str, Any]) -> None:
-        if event["event"] == "test" and event["logs"]:
+        if event["event"] == "suite_end":
+            self.of_suite = _distinct(event["files"], LOGS)
+        elif event["event"] == "test" and event["logs"]:
             attempts = event["attempts"] or []
             of = self._red if attempts or _events.is_red(event) else self._others
-            of[event["logs"]] = len(attempts)
+            of[event["logs"]] = self._place(event["logs"], event["files"])
+            for number, attempt in enumerate(attempts[:-1], start=1):  # the last one's are not put aside
+                of[event["logs"]] += self._place(f"{event['logs']}/attempt-{number}", attempt.get("files"))
 
-    def directories(self) -> list[str]:
-        """Those of tests that failed first, for there is a limit."""
-        return [*self._red, *self._others]
+    def _place(self, place: str, kept: list[str] | None) -> list[str]:
+        kept = [f"{place}/{name}" for name in _distinct(kept, TEST_LOGS)]
+        self._kept.update(kept)
+        return [*(f"{place}/{name}" for name in TEST_LOGS), *kept]
 
     def files(self) -> list[str]:
-        """The names of the files there may be."""
-        names = []
-        for directory, attempts in [*self._red.items(), *self._others.items()]:
-            places = [directory, *(f"{directory}/attempt-{number}" for number in range(1, attempts))]
-            names += [f"{place}/{name}" for place in places for name in TEST_LOGS]
-        return names
+        """The names of the files there may be. Those of tests that failed come first, for there is a limit."""
+        return [name for files in [*self._red.values(), *self._others.values()] for name in files]
+
+    def missing(self, fetched: Collection[str]) -> list[str]:
+        """Complaints of what did not come: a file that was announced, or every log of a test."""
+        lost = sorted(self._kept.difference(fetched))
+        silent = [where for where, files in [*self._red.items(), *self._others.items()] if not any(name in fetched for name in files)]
+        complaints = [f"not fetched: {', '.join(lost[:3])}{f' and {len(lost) - 3} more files' if len(lost) > 3 else ''}"] if lost else []
+        if silent:
+            complaints.append(f"no log was fetched of {len(silent)} tests, first {', '.join(silent[:3])}")
+        return complaints
+
+
+def _distinct(names: list[str] | None, logs: Collection[str]) -> list[str]:
+    """Names of files, each once, and none that means a log."""
+    return [name for name in dict.fromkeys(names or []) if name not in logs]
+
+
+def stored(name: str, content: bytes, taken: Collection[str]) -> tuple[str, bytes]:
+    """How a file of a test is kept: packed if it is large."""
+    if len(content) <= PLAIN_LIMIT or f"{name}.gz" in taken:
+        return name, content
+    return f"{name}.gz", gzip.compress(content, compresslevel=6, mtime=0)
 
 
 class EventStream:
@@ -703,7 +733,7 @@ class ActionModule(ActionBase):
 
     def _run_suite(self, request: Request, contact: Contact, events: EventStream) -> str | None:
         """Run the suite from start to fetched output; return why it has no true result, or None."""
-        broken, logs = None, TestLogs()
+        broken, announced = None, Announced()
         try:
             stopped = contact.stopped()
             if stopped is not None:
@@ -712,7 +742,7 @@ class ActionModule(ActionBase):
         except (ContactFailed, SuiteBroken) as error:
             return f"it cannot be started: {error}"
         try:
-            self._follow(request, contact, runner, events, logs)
+            self._follow(request, contact, runner, events, announced)
         except GuestLost as error:
             return str(error)
         except GuestStopped as error:
@@ -724,8 +754,8 @@ class ActionModule(ActionBase):
         except SuiteBroken as error:
             broken = str(error)
         try:
-            self._fetch(request, contact)
-            self._fetch_tests(request, contact, logs)
+            self._fetch(request, contact, announced)
+            self._fetch_tests(request, contact, announced)
         except SuiteBroken as error:
             display.warning(f"{request.label}: the output was not fetched: {error}")
         return broken
@@ -739,7 +769,7 @@ class ActionModule(ActionBase):
             raise SuiteBroken(f"exit status {status}: {printable(errors.strip())[:1000] or 'no message'}")
         return Runner(int(found[1]), found[2].decode())
 
-    def _follow(self, request: Request, contact: Contact, runner: Runner, events: EventStream, logs: TestLogs) -> None:
+    def _follow(self, request: Request, contact: Contact, runner: Runner, events: EventStream, announced: Announced) -> None:
         """Show events until suite_end; raise SuiteBroken if it cannot come any more."""
         screen = Screen(request.label)
         limit = time.monotonic() + request.deadline + SLACK + request.lost_after
@@ -749,7 +779,7 @@ class ActionModule(ActionBase):
                 raise SuiteBroken(f"the runner did not end the suite {request.deadline:.0f} s after its start, nor soon after")
             status, output, errors = contact.ask(poll_command(request, runner, events.offset, POLL), POLL)
             for event in events.feed(output):
-                logs.add(event)
+                announced.add(event)
                 self._show(screen, event)
             if events.ended:
                 return
@@ -764,35 +794,35 @@ class ActionModule(ActionBase):
             for text, colour in screen.lines(event):
                 display.display(text, color=colour)
 
-    def _fetch(self, request: Request, contact: Contact) -> None:
+    def _fetch(self, request: Request, contact: Contact, announced: Announced) -> None:
         """Bring the suite's output to the controller."""
-        _status, output, _errors = contact.ask(fetch_command(request), FETCH)
-        logs, complaints = unpack(output, request.logs, LOG_LIMIT, len(request.logs) * (LOG_LIMIT + 64 * 1024))
-        missing = [name for name in request.logs if name not in logs]
+        names = [*request.logs, *announced.of_suite]
+        _status, output, _errors = contact.ask(fetch_command(request, announced.of_suite), FETCH)
+        total = min(TEST_LOGS_LIMIT, len(names) * (LOG_LIMIT + 64 * 1024))
+        logs, complaints = unpack(output, names, LOG_LIMIT, total)
+        missing = [name for name in names if name not in logs]
         if missing:
             complaints.append(f"not fetched: {', '.join(missing)}")
         self._keep(request, logs, complaints)
 
-    def _fetch_tests(self, request: Request, contact: Contact, logs: TestLogs) -> None:
-        """Bring the logs that tests have of their own."""
-        names = logs.files()
+    def _fetch_tests(self, request: Request, contact: Contact, announced: Announced) -> None:
+        """Bring the logs and files that tests have of their own."""
+        names = announced.files()
         if not names:
             return
         asked = names[:TEST_FILES_LIMIT]
         command = fetch_tests_command(request)
         _status, output, _errors = contact.ask(command, FETCH, "".join(f"{name}\n" for name in asked).encode("ascii"))
-        files, complaints = unpack(output, frozenset(asked), TEST_LOG_LIMIT, TEST_LOGS_LIMIT)
-        fetched = {posixpath.join(*name.split("/")[:2]) for name in files}
-        missing = [directory for directory in logs.directories() if directory not in fetched]
-        if missing:
-            complaints.append(f"no log was fetched of {len(missing)} tests, first {', '.join(missing[:3])}")
-        self._keep(request, files, complaints)
+        files, complaints = unpack(output, frozenset(asked), TEST_FILE_LIMIT, TEST_LOGS_LIMIT)
+        self._keep(request, files, [*complaints, *announced.missing(files)], packed=True)
 
-    def _keep(self, request: Request, files: dict[str, bytes], complaints: list[str]) -> None:
+    def _keep(self, request: Request, files: dict[str, bytes], complaints: list[str], packed: bool = False) -> None:
         for name, content in files.items():
+            content = scrub_bytes(content, request.patterns)[0]
+            name, content = stored(name, content, files) if packed else (name, content)
             path = request.directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(scrub_bytes(content, request.patterns)[0])
+            path.write_bytes(content)
         for complaint in complaints:
             display.warning(f"{request.label}: {complaint}")
 

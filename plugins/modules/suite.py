@@ -45,6 +45,15 @@ options:
       - A test that is at its deadline is looked at (its processes and where they wait), gets TERM, and five seconds
         later KILL.
       - What a test leaves behind is named and ended.
+      - A test finds a directory of its own in the environment variable C(MAYFLY_TEST_DIR), its name in C(MAYFLY_TEST_NAME) and the
+        number of the attempt, from 1, in C(MAYFLY_ATTEMPT).
+      - Plain files that it leaves in that directory are kept, up to 32 of them, 16 MiB each and 64 MiB together, if their names match
+        C([A-Za-z0-9][A-Za-z0-9._-]{0,99}). On the controller one of more than 1 MiB is packed, as C(<name>.gz). Directories are left
+        out; other things are left out and named in the test's message.
+      - The file C(judgement.json) is read. In it, whoever watches the test, such as a wrapper around its command, says what its output
+        cannot know. It is a JSON object with C(status), V(error) or V(daemon_hang), and C(message), a list of lines. It makes a test
+        worse, never better. With V(daemon_hang), the daemon under test did not answer any more, which explains a failure and is red
+        itself. A file that cannot be read is an error of the test.
     type: list
     elements: dict
     suboptions:
@@ -54,7 +63,7 @@ options:
         type: str
       command:
         description:
-          - Command for C(/bin/sh -c). Give this, C(argv) or C(glob).
+          - Command for C(/bin/sh -c). Give this, C(argv), C(glob) or C(list).
         type: str
       argv:
         description:
@@ -66,14 +75,27 @@ options:
           - Pattern of files, relative to the directory the suite runs in; C(**) goes down. Each executable file is a
             test, named by its path, in the order of the paths. No match is an error.
         type: str
+      list:
+        description:
+          - Absolute path of a file in the guest that lists tests, which whoever set the guest up has written.
+          - It is a JSON list of objects with C(name), C(command) (a list of arguments) and, if wanted, C(parser), C(report),
+            C(deadline), C(requires) and C(not_run), the reason why the test cannot be run. Its deadlines are multiplied by
+            O(deadline_factor). What this entry says of C(parser), C(deadline) and C(requires) holds for all its tests.
+          - O(select), O(deny), O(shard) and O(retries) work on their names. A file that is not there or is wrong is an error.
+        type: str
       parser:
         description:
           - How the test is read. One with assertions fails if any of them failed, and is an error if they contradict
             their plan or the exit status.
           - The default is V(exit_code).
         type: str
-        choices: [tap, ktap, gtest, unittest, cargo, bpftrace, test_progs, exit_code]
+        choices: [tap, ktap, gtest, unittest, cargo, bpftrace, test_progs, junit, avocado, exit_code]
         default: exit_code
+      report:
+        description:
+          - File in which the test leaves its results, relative to the directory that is its own, C(MAYFLY_TEST_DIR). Needed with
+            the parsers V(junit) and V(avocado), welcome with V(test_progs).
+        type: str
       deadline:
         description:
           - Seconds the test may take. The default is what is left of the suite's.
@@ -265,6 +287,19 @@ options:
           - Why.
         type: str
         required: true
+  harness:
+    description:
+      - Who asks for one test after the other. V(builtin) is the runner itself.
+      - V(avocado) is Avocado, 108 or newer, which must be found on the PATH in the guest. It gets a task for each test, and the runner
+        runs the test when its task asks for it, so deadlines, what a test leaves behind, logs and statuses are the same. Its
+        C(results.json), C(results.html), C(results.xml) and C(job.log) are kept beside the suite's output as C(avocado-results.json) and so
+        on; what it prints is that output. Tests that are tried again are another job of it, C(avocado-2-results.json).
+      - Avocado calls V(timeout) and V(daemon_hang) C(FAIL), V(not_run) C(SKIP), V(known) C(PASS), V(xpass) and V(flaky) C(WARN). If it
+        dies, asks for a test twice or not at all, or tells another status of one than it was told, the suite is an error.
+      - Only with O(tests).
+    type: str
+    choices: [builtin, avocado]
+    default: builtin
   environment:
     description:
       - Environment variables for the suite.

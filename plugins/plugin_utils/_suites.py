@@ -21,6 +21,7 @@ from ..module_utils._errors import InvalidInput
 
 RUNNER = Path(__file__).resolve().parents[2] / "extensions" / "suite_runner" / "mayfly_suite_runner.py"
 TESTS_PARSER = "tests"
+BUILTIN = "builtin"  # the harness of a suite that names none
 DEADLINE = 600
 
 # What is the runner's business; guests and source are not.
@@ -42,8 +43,12 @@ def specification(suite: t.Mapping[str, t.Any], cwd: str | None = None, factor: 
     if len(kinds) != 1:
         has = f"it has {' and '.join(kinds)}" if kinds else "it has nothing to run"
         raise InvalidInput("Suite", suite["name"], has, "Give one of command, argv and tests.")
+    if suite.get("harness", BUILTIN) not in (None, BUILTIN):
+        spec["harness"] = suite["harness"]
     if kinds == ["tests"]:
         spec["tests"] = [_entry(suite["name"], entry, factor) for entry in suite["tests"]]
+        if any(entry.get("list") for entry in suite["tests"]):
+            spec["deadline_factor"] = factor  # what a file in the guest lists is multiplied there
     else:
         spec["command"] = suite[kinds[0]]
     if cwd is not None:
@@ -64,7 +69,7 @@ def check(suite: t.Mapping[str, t.Any]) -> None:
 def _remedy(suite: t.Mapping[str, t.Any]) -> str:
     if suite.get("tests"):
         return "See the option tests of the module mayfly.virt.suite."
-    return "Only a suite with tests knows fail_fast, retries, shard, select and deny: a command is one whole."
+    return "Only a suite with tests knows fail_fast, retries, shard, select, deny and harness: a command is one whole."
 
 
 def _entry(name: str, entry: t.Mapping[str, t.Any], factor: float) -> dict[str, t.Any]:

@@ -24,6 +24,7 @@ from ansible_collections.mayfly.virt.plugins.modules import verdict as verdict_m
 
 CORPUS = Path(__file__).resolve().parent
 RUNNER = CORPUS.parents[1] / "extensions" / "suite_runner" / "mayfly_suite_runner.py"
+DOUBLES = CORPUS.parent / "doubles"
 RUN_ID = "20261121-024300-1f2e"
 START = 1795230000.0  # of the run, as the phases tell it
 
@@ -38,7 +39,10 @@ SUITE = {
     "before": "",  # shell commands before the output,
     "then": "",  # and after it
     "deadline": 20,
-    "command": None,  # instead of all that
+    "command": None,  # instead of all that,
+    "tests": None,  # or many tests
+    "harness": None,  # that one asks for, a double of Avocado,
+    "avocado": "",  # which goes wrong in this way
     "disk_kib": None,  # room for the runner's files
     "runner_status": 0,
 }
@@ -121,6 +125,7 @@ def lay_out(inputs: dict[str, Any], results: Path, directory: Path) -> None:
             kept = results / "suites" / name / guest
             kept.mkdir(parents=True)
             for file, content in run_suite(name, suite, directory / "run" / name / guest).items():
+                (kept / file).parent.mkdir(parents=True, exist_ok=True)
                 (kept / file).write_bytes(content)
     consoles = {**dict.fromkeys(guests, CONSOLE), **(inputs.get("consoles") or {})}
     for guest, console in consoles.items():
@@ -132,7 +137,7 @@ def lay_out(inputs: dict[str, Any], results: Path, directory: Path) -> None:
         "job": "corpus",
         "created": "2026-11-21T02:43:00Z",
         "guests": [{"name": guest, "uuid": f"uuid-of-{guest}"} for guest in guests],
-        "suites": [{"name": name, "parser": suite["parser"]} for name, suite in suites.items()],
+        "suites": [{"name": name, "parser": "tests" if suite["tests"] else suite["parser"]} for name, suite in suites.items()],
         **(inputs.get("job") or {}),
     }
     (results / "job.json").write_text(json.dumps(job))
@@ -209,6 +214,12 @@ def _run_suite(name: str, suite: dict[str, Any], directory: Path) -> dict[str, b
         "cwd": str(work),
         **({"report": "report"} if reports else {}),
     }
+    if suite["tests"]:
+        del spec["command"]
+        spec.update(parser="tests", tests=suite["tests"])
+    if suite["harness"]:
+        spec["harness"] = suite["harness"]
+        spec["environment"] = {"PATH": f"{DOUBLES}:{os.environ['PATH']}", "AVOCADO_DOUBLE": suite["avocado"]}
     (directory / "spec.json").write_text(json.dumps(spec))
     runner = [sys.executable, str(RUNNER), "run", "--spec", str(directory / "spec.json"), "--dir", str(out)]
     if suite["disk_kib"] is not None:
@@ -217,7 +228,7 @@ def _run_suite(name: str, suite: dict[str, Any], directory: Path) -> dict[str, b
     done = subprocess.run(runner, capture_output=True, timeout=60, check=False)
     assert done.returncode == suite["runner_status"], done.stderr.decode()
     left = kept if suite["disk_kib"] is not None else out
-    return {path.name: path.read_bytes() for path in left.iterdir() if path.is_file()}
+    return {str(path.relative_to(left)): path.read_bytes() for path in left.rglob("*") if path.is_file() and not path.is_symlink()}
 
 
 def judge(results: Path) -> dict[str, Any]:

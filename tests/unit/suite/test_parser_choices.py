@@ -20,8 +20,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def test_action_and_module(runner: ModuleType) -> None:
     documented = yaml.safe_load(module.DOCUMENTATION)["options"]["parser"]
-    assert sorted(runner.REPORTS) == sorted(action.REPORTS)
     assert list(runner.PARSERS) == action.PARSERS
+    assert list(runner.HARNESSES) == action.ARGUMENTS["harness"]["choices"]
+    assert set(runner.ENTRY_KEYS) == set(action.TESTS["options"]) - {"argv"}
     assert documented["choices"] == [*runner.PARSERS, runner.TESTS]
     for name in documented["choices"]:
         assert any(text.startswith(f"V({name})") for text in documented["description"])
@@ -33,7 +34,7 @@ def test_roles(runner: ModuleType, role: str, variable: str) -> None:
     options = specs["argument_specs"]["main"]["options"][variable]["options"]
     assert options["parser"]["choices"] == [*runner.PARSERS, runner.TESTS]
     assert options["report"]["type"] == "str"
-    for name in ("tests", "requires", "fail_fast", "retries", "shard", "select", "deny"):
+    for name in ("tests", "requires", "fail_fast", "retries", "shard", "select", "deny", "harness"):
         compare(options[name], action.ARGUMENTS[name])
     passed = (ROOT / "roles" / "suite" / "tasks" / "main.yml").read_text()
     assert all(f" {name}: " in passed for name in [*options, "results", "guest"] if name != "guests")

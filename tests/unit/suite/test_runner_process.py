@@ -42,7 +42,7 @@ def test_events_of_a_good_run(program: Any) -> None:
     events = program.run("echo 1..2; echo ok 1 - a; echo 'not ok 2 - b'; echo '# got 3'; echo oops >&2; exit 1")
     assert [event["event"] for event in events] == ["suite_start", "plan", "test", "test", "suite_end"]
     start, _plan, first, second, end = events
-    assert (start["suite"], start["parser"], start["deadline"], start["runner"]) == ("smoke", "tap", 30.0, "2")
+    assert (start["suite"], start["parser"], start["deadline"], start["runner"]) == ("smoke", "tap", 30.0, "3")
     assert start["command"] == ["/bin/sh", "-c", start["command"][2]]
     assert (first["status"], second["status"], second["message"]) == ("pass", "fail", "got 3")
     assert (end["exit_status"], end["signal"], end["timed_out"], end["planned"], end["seen"]) == (1, None, False, 2, 2)

@@ -169,7 +169,7 @@ def test_a_damaged_archive_is_told(damage: bytes) -> None:
 
 
 def test_logs_of_tests_are_asked_for_by_the_names_that_events_announce() -> None:
-    logs = suite.TestLogs()
+    announced = suite.Announced()
     test = {
         "event": "test",
         "number": 1,
@@ -179,14 +179,43 @@ def test_logs_of_tests_are_asked_for_by_the_names_that_events_announce() -> None
         "directive": None,
         "logs": "tests/a",
         "attempts": None,
+        "files": None,
     }
-    failed = {**test, "status": "fail", "logs": "tests/b"}
-    flaky = {**test, "status": "flaky", "logs": "tests/c", "attempts": [{}, {}]}
-    for event in (test, failed, flaky, {**test, "logs": None}, {"event": "plan", "count": 4}):
-        logs.add(event)
-    assert logs.directories() == ["tests/b", "tests/c", "tests/a"]  # of a limited number, those that failed come
-    both = [f"{place}/{name}" for place in ("tests/b", "tests/c", "tests/c/attempt-1", "tests/a") for name in ("stdout.log", "stderr.log")]
-    assert logs.files() == both
+    failed = {**test, "status": "daemon_hang", "logs": "tests/b", "files": ["libvirtd.log", "stdout.log", "libvirtd.log"]}
+    flaky = {**test, "status": "flaky", "logs": "tests/c", "attempts": [{"files": ["core.txt"]}, {}]}
+    end = {"event": "suite_end", "files": ["avocado-job.log", "runner.log"]}
+    for event in (test, failed, flaky, {**test, "logs": None}, {"event": "plan", "count": 4}, end):
+        announced.add(event)
+    places = ["tests/b", "tests/c", "tests/c/attempt-1", "tests/a"]  # of a limited number, those that failed come
+    names = [f"{place}/{name}" for place in places for name in ("stdout.log", "stderr.log")]
+    names.insert(2, "tests/b/libvirtd.log")  # and none that means a log, nor any twice
+    names.insert(7, "tests/c/attempt-1/core.txt")
+    assert announced.files() == names
+    assert announced.of_suite == ["avocado-job.log"]
+    assert announced.missing(names) == []
+    assert announced.missing(["tests/b/stderr.log", "tests/a/stdout.log"]) == [
+        "not fetched: tests/b/libvirtd.log, tests/c/attempt-1/core.txt",
+        "no log was fetched of 1 tests, first tests/c",
+    ]
+
+
+def test_a_large_file_of_a_test_is_kept_packed() -> None:
+    large = b"error : of the daemon\n" * 50_000
+    name, content = suite.stored("tests/a/libvirtd.log", large, ())
+    assert (name, gzip.decompress(content)) == ("tests/a/libvirtd.log.gz", large)
+    assert len(content) < len(large) / 10
+    assert suite.stored("tests/a/libvirtd.log", large[: suite.PLAIN_LIMIT], ()) == ("tests/a/libvirtd.log", large[: suite.PLAIN_LIMIT])
+    # Another file of the test has that name already.
+    assert suite.stored("tests/a/x", large, ["tests/a/x", "tests/a/x.gz"]) == ("tests/a/x", large)
+
+
+@pytest.mark.parametrize("files", [["../x"], ["a/b"], ["-rf"], [".x"], ["a b"], ["a\n"], ["x"] * 33, "x", [7], ["a" * 101], [""]])
+def test_files_of_other_names_make_the_event_unreadable(files: Any) -> None:
+    test = {"event": "test", "time": 1, "number": 1, "name": "a", "status": "pass", "duration": 1, "logs": "tests/a", "files": files}
+    end = {"event": "suite_end", "time": 1, "exit_status": 0, "timed_out": False, "duration": 1, "planned": 1, "seen": 1, "files": files}
+    for event in (test, end):
+        (read,) = suite.EventStream(io.BytesIO()).feed(json.dumps(event).encode() + b"\n")
+        assert read["event"] == "unreadable"
 
 
 @pytest.mark.parametrize(

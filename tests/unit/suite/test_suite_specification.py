@@ -47,6 +47,18 @@ def test_tests_and_their_deadlines(runner: ModuleType) -> None:
     assert [entry.deadline for entry in runner.read_spec(json.dumps(spec)).tests] == [18, 3600]
 
 
+def test_lists_and_harness(runner: ModuleType) -> None:
+    suite = {"name": "s", "harness": "avocado", "tests": [{"list": "/etc/tests.json", "parser": "exit_code", "deadline": 10}]}
+    spec = _suites.specification(suite, None, 6)
+    assert (spec["harness"], spec["deadline_factor"], spec["tests"][0]["deadline"]) == ("avocado", 6, 60)
+    read = runner.read_spec(json.dumps(spec))
+    assert (read.harness, read.deadline_factor, read.tests[0].list_file) == ("avocado", 6.0, "/etc/tests.json")
+    # Only a file in the guest is multiplied there, and what everybody has is not said.
+    plain = _suites.specification({"name": "s", "harness": "builtin", "tests": [{"command": "x"}]}, None, 6)
+    assert set(plain) == {"suite", "parser", "deadline", "tests"}
+    _suites.check({"name": "s", "harness": "builtin", "command": "x"})
+
+
 def test_the_plan_of_a_job_names_the_parser() -> None:
     a, b, c = plan(
         {"name": "a", "command": "x"}, {"name": "b", "tests": [{"command": "x"}]}, {"name": "c", "argv": ["x"], "parser": "gtest"}
@@ -62,6 +74,9 @@ def test_the_plan_of_a_job_names_the_parser() -> None:
         ({"command": "x", "tests": [{"command": "x"}]}, "it has command and tests"),
         ({"command": "x", "retries": 1}, "unknown key 'retries'. Only a suite with tests"),
         ({"command": "x", "shard": "1/2"}, "Only a suite with tests knows"),
+        ({"command": "x", "harness": "avocado"}, "unknown key 'harness'. Only a suite with tests"),
+        ({"tests": [{"command": "x"}], "harness": "prove"}, "'harness' as one of builtin, avocado"),
+        ({"tests": [{"list": "a.json"}]}, "absolute path of a file in the guest"),
         ({"command": "x", "parser": "tests"}, "unknown key 'command'"),
         ({"command": "x", "parser": "junit"}, "needs 'report'"),
         ({"command": "x", "report": "y"}, "needs 'report'"),
