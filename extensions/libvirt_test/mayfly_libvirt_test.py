@@ -40,13 +40,10 @@ import contextlib
 import fcntl
 import fnmatch
 import glob
-import gzip
 import json
 import os
-import platform
 import re
 import resource
-import secrets
 import selectors
 import shutil
 import signal
@@ -56,8 +53,6 @@ import struct
 import subprocess
 import sys
 import time
-import urllib.parse
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +108,7 @@ DAEMON_KEYS = {"name": str, "log": str, "unit": str, "sockets": list, "admin": s
 TCK_KEYS = {"tests": str, "perl_lib": list, "config": str, "environment": dict}
 KEEP = ("on_failure", "always")
 PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,}$")
+URI = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#]*)(/[^?#]*)?([?#].*)?")
 DAEMON_NAME = re.compile(r"(libvirtd|virt[a-z]+d)$")
 
 
@@ -233,19 +229,18 @@ def _check_keys(raw: dict[str, Any], known: dict[str, Any], has: str) -> None:
 
 def own_uri(uri: str) -> None:
     """Refuse whatever is not, or may not be, this machine's own libvirt."""
-    try:
-        parts = urllib.parse.urlsplit(uri)
-        host = parts.netloc
-    except ValueError as error:
-        raise WrapperError(f"cannot read the URI '{uri}': {error}") from error
+    parts = URI.fullmatch(uri)
+    if parts is None:
+        raise WrapperError(f"cannot read the URI '{uri}'; it must be one such as qemu:///system")
+    scheme, host, path, query = parts.groups()
     why = None
     if host:
         why = f"it names the host '{host}'"
-    elif "+" in parts.scheme:
-        why = f"it names the transport '{parts.scheme.partition('+')[2]}'"
-    elif parts.query:
-        why = f"'{parts.query}' may lead elsewhere"
-    elif not parts.scheme or parts.path not in ("/system", "/"):
+    elif "+" in scheme:
+        why = f"it names the transport '{scheme.partition('+')[2]}'"
+    elif query:
+        why = f"'{query}' may lead elsewhere"
+    elif path not in ("/system", "/"):
         why = "it does not name a system daemon"
     if why:
         raise WrapperError(f"refusing to test '{uri}': {why}. Tests only run against the guest's own libvirt, such as qemu:///system")
@@ -321,9 +316,14 @@ def process_of(pid: int) -> Process | None:
 
 
 def processes() -> Iterator[Process]:
-    """All that live."""
+    """All that live, but the kernel's own."""
     for entry in os.listdir("/proc"):
-        if entry.isdigit() and (found := process_of(int(entry))) is not None and found.state not in "ZX":
+        if (
+            entry.isdigit()
+            and (found := process_of(int(entry))) is not None
+            and found.state not in "ZX"
+            and 2 not in (found.pid, found.parent)
+        ):
             yield found
 
 
@@ -551,7 +551,7 @@ class Libvirt:
 
     def listing(self) -> Listing:
         """What there is with the prefix, by one virsh: it is also how we see whether libvirt answers."""
-        token = secrets.token_hex(8)
+        token = os.urandom(8).hex()
         kinds = LISTS if self.config.purge_prefix else {"domain": LISTS["domain"]}
         script = "; ".join([f"echo {token}:{kind}:; {command}" for kind, command in kinds.items()] + [f"echo {token}::"])
         done = self.virsh(script, self.config.answer_limit)
@@ -575,7 +575,7 @@ class Libvirt:
         """Commands that delete the volumes of directory pools in the scratch directory: the next test makes volumes of the same name."""
         if not pools or not self.config.scratch:
             return [], ""
-        token = secrets.token_hex(8)
+        token = os.urandom(8).hex()
         done = self.virsh("; ".join(f"echo {token}:; pool-dumpxml {quoted(pool.id)}" for pool in pools), self.config.answer_limit)
         inside = []
         for text in done.out.split(f"{token}:")[1:]:
@@ -601,6 +601,8 @@ class Libvirt:
 
 def pool_directory(text: str) -> tuple[str, str]:
     """Name and directory of a storage pool, the latter empty if it is of another type."""
+    import xml.etree.ElementTree as ET  # as above
+
     try:
         pool = ET.fromstring(text.strip())  # noqa: S314 # libvirt's own answer
     except ET.ParseError:
@@ -696,6 +698,8 @@ def unpacked(path: str) -> BinaryIO | None:
     file = open_log(path)
     if file is None or not path.endswith(".gz"):
         return file
+    import gzip  # seldom needed, and each test pays for what is imported
+
     return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
 
 
@@ -1320,8 +1324,13 @@ class Findings:
 
     def write(self, directory: Path) -> None:
         if self.status is not None:
-            text = json.dumps({"status": self.status, "message": [line[:2000] for line in self.lines[:100]]}, indent=1)
-            (directory / "judgement.json").write_text(text + "\n")
+            write_judgement(directory, self.status, self.lines)
+
+
+def write_judgement(directory: Path, status: str, lines: list[str]) -> None:
+    """Write what the test is judged by; its reader takes no more than 64 KiB."""
+    message = [line.encode("ascii", "replace").decode()[:1000] for line in lines[:30]]
+    (directory / "judgement.json").write_text(json.dumps({"status": status, "message": message}, indent=1) + "\n")
 
 
 class Test:
@@ -1345,7 +1354,7 @@ class Test:
         config = self._config
         prove_own(config, state)
         self._left_before = restore(config, state, self._libvirt)
-        token = secrets.token_hex(16)
+        token = os.urandom(16).hex()
         self._daemons = Daemons(config)
         self._logs = Logs(config)
         state.update(name=self._name, token=token, clean=False)
@@ -1705,6 +1714,13 @@ def wait_for_answer(libvirt: Libvirt, limit: float) -> Listing:
 
 # --- list -------------------------------------------------------------------------------------------------------
 
+# Not as a script, which Python would compile anew for each test, but as a module, whose compiled form it keeps.
+LAUNCHER = (
+    "/usr/bin/python3",
+    "-IS",
+    "-c",
+    f"import sys; sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r}); import mayfly_libvirt_test as wrapper; wrapper.end()",
+)
 NEEDS_KEYS = {"tests": str, "needs": list, "reason": str, "deadline": (int, float)}
 DEADLINE = 60.0
 USED_MODULE = re.compile(r"^\s*use\s+([A-Z][\w:]*)", re.MULTILINE)
@@ -1714,7 +1730,7 @@ my @missing;
 for my $module (@ARGV) { eval "require $module; 1" or push @missing, [$module, $@]; }
 for my $pair (@missing) { my $why = $pair->[1]; $why =~ s/\s+/ /g; print "missing\t$pair->[0]\t$why\n"; }
 exit 0 if @missing;
-my $tck = Sys::Virt::TCK->new(config => $ENV{LIBVIRT_TCK_CONFIG});
+my $tck = Sys::Virt::TCK->new();  # reads LIBVIRT_TCK_CONFIG
 for my $key (qw(uri otheruri scratch_dir busybox nvram_file_template)) {
     my $value = $tck->config($key, undef);
     print "value\t$key\t$value\n" if defined $value && !ref $value;
@@ -1822,7 +1838,7 @@ class Machine:
         return None if self.suite.values.get("otheruri") else "its configuration has no otheruri"
 
     def full_image(self) -> str | None:
-        arch = platform.machine()
+        arch = os.uname().machine
         for image in self.suite.images:
             path = f"{self.scratch}/os-{image[0]}-hvm/disk-{image[4]}.img"
             if image[0] == arch and os.path.isfile(path):
@@ -1896,7 +1912,7 @@ def list_tests(config: Config, needs: list[Need], known: dict[str, str | None], 
         program = interpreter(first)
         if program[0] == "perl":
             program += [f"-I{directory}" for directory in config.tck.perl_lib]
-        wrapper = ["/usr/bin/python3", os.path.abspath(__file__), "run", "--deadline", f"{deadline:g}", "--name", name, "--"]
+        wrapper = [*LAUNCHER, "run", "--deadline", f"{deadline:g}", "--name", name, "--"]
         entry: Event = {
             "name": name,
             "command": [*wrapper, *program, os.path.join(config.tck.tests, name)],
@@ -1952,7 +1968,7 @@ def prove_suite(config: Config, suite: Suite) -> str:
     room = shutil.disk_usage(scratch).free
     if room < SCRATCH_ROOM:
         raise WrapperError(f"there is no room in '{scratch}': {room >> 20} MiB are free, libvirt-TCK needs {SCRATCH_ROOM >> 20}")
-    arch = platform.machine()
+    arch = os.uname().machine
     for kernel in suite.kernels:
         if kernel[0] != arch or "hvm" not in kernel[1].split(","):
             continue
@@ -2087,9 +2103,13 @@ def main(arguments: list[str]) -> int:
         print(f"mayfly_libvirt_test: {error}", file=sys.stderr)
         if directory is not None:
             print(f"Bail out! {error}", flush=True)
-            (directory / "judgement.json").write_text(json.dumps({"status": "error", "message": [str(error)]}) + "\n")
+            write_judgement(directory, "error", [str(error)])
         return 2
 
 
-if __name__ == "__main__":
+def end() -> None:
     sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    end()
