@@ -859,6 +859,38 @@ def diagnose(name: str, answers: bool, admin: Done | None, state: str, limit: fl
     return f"{silent}: a call does not return, although {free} of {workers} workers are free and {waiting} calls wait"
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a daemon said when it was asked for itself."""
+
+    daemon: Daemon
+    process: Process
+    answers: bool
+    admin: Done | None
+    why: str | None  # it hangs
+
+    def summary(self) -> dict[str, Any]:
+        return {"answers": self.answers, "workers": read_pool(self.admin.out) if self.admin is not None else {}, "why": self.why}
+
+
+def ask_daemons(config: Config, libvirt: Libvirt) -> list[Answer]:
+    """Ask each running daemon for itself, after libvirt as a whole did not answer."""
+    limit = config.answer_limit
+    running = [(daemon, now) for daemon in config.active if (now := daemon_process(daemon)) is not None]
+    found = []
+    for daemon, now in running:
+        call = PROBES.get(daemon.name)
+        # The monolithic daemon is libvirt as a whole.
+        answers = daemon.name != "libvirtd" and call is not None and libvirt.virsh(call, limit).status is not None
+        admin = None
+        if not answers and shutil.which("virt-admin"):
+            admin = libvirt.admin(daemon, "srv-threadpool-info", daemon.name)
+        if call is None:  # none of our calls reaches it alone
+            answers = admin is None or admin.status is not None
+        found.append(Answer(daemon, now, answers, admin, diagnose(daemon.name, answers, admin, now.state, limit)))
+    return found
+
+
 def proc_backtrace(pid: int) -> str:
     """What the kernel says of each thread."""
     lines = []
@@ -1014,7 +1046,7 @@ class Daemons:
         done = tool(
             ["journalctl", "-q", "--no-pager", "-o", "json", "--since", f"@{self.time:.6f}", match], CORE_LIMIT * self._config.factor
         )
-        if done.status != 0 and done.err:
+        if done.status is None or (done.status != 0 and done.err):
             raise WrapperError(f"cannot ask the journal who died: {done.why()}")
         return [json.loads(line) for line in done.out.split("\n") if line]
 
@@ -1048,10 +1080,13 @@ class Daemons:
         if self.systemd:
             if not death.pid:
                 return f"{death.name} died by {death.how}; there is no core dump of it\n", ""
-            info = tool(["coredumpctl", "--no-pager", "info", str(death.pid)], limit)
+            since = f"--since=@{self.time:.0f}"
+            info = tool(["coredumpctl", "--no-pager", since, "info", str(death.pid)], limit)
             text = info.out or f"coredumpctl has nothing of {death.name}, pid {death.pid}: {info.why()}\n"
             if info.ok and "Stack trace" not in text and shutil.which("gdb"):
-                text += tool(["coredumpctl", "--no-pager", "gdb", "-A", "-batch -ex 'thread apply all bt'", str(death.pid)], limit).out
+                text += tool(
+                    ["coredumpctl", "--no-pager", since, "gdb", "-A", "-batch -ex 'thread apply all bt'", str(death.pid)], limit
+                ).out
             return text[:TEXT_LIMIT], ""
         cores = self.core_files(death.name)
         if not cores:
@@ -1432,29 +1467,17 @@ class Test:
 
     def _ask_daemons(self, listing: Listing) -> None:
         """libvirt as a whole did not answer: find out which daemon hangs, and how."""
-        limit = self._config.answer_limit
-        running = [(daemon, now) for daemon in self._config.active if (now := daemon_process(daemon)) is not None]
-        hanging = []
-        alone = len(running) == 1 and running[0][0].name == "libvirtd"
-        for daemon, now in running:
-            call = PROBES.get(daemon.name)
-            answers = not alone and call is not None and self._libvirt.virsh(call, limit).status is not None
-            admin = None
-            if not answers and shutil.which("virt-admin"):
-                admin = self._libvirt.admin(daemon, "srv-threadpool-info", daemon.name)
-            if call is None:  # none of our calls reaches it alone
-                answers = admin is None or admin.status is not None
-            why = diagnose(daemon.name, answers, admin, now.state, limit)
-            self._probe[daemon.name] = {"answers": answers, "workers": read_pool(admin.out) if admin is not None else {}, "why": why}
-            if why is not None:
-                hanging.append((daemon, now, why))
+        answers = ask_daemons(self._config, self._libvirt)
+        self._probe.update({answer.daemon.name: answer.summary() for answer in answers})
+        hanging = [answer for answer in answers if answer.why is not None]
         if not hanging:
             self._found.add(f"{listing.error}, though each daemon answers for itself")
-        for daemon, now, why in hanging:
-            self._found.add(f"{why}; backtraces in backtrace-{daemon.name}.txt", "daemon_hang")
-            self._hanging.add(daemon.name)
-            text = live_backtrace(now.pid, self._config.factor)
-            (self._directory / f"backtrace-{daemon.name}.txt").write_text(f"{why}\n\n{text}", errors="replace")
+        for answer in hanging:
+            name = answer.daemon.name
+            self._found.add(f"{answer.why}; see backtrace-{name}.txt", "daemon_hang")
+            self._hanging.add(name)
+            text = live_backtrace(answer.process.pid, self._config.factor)
+            (self._directory / f"backtrace-{name}.txt").write_text(f"{answer.why}\n\n{text}", errors="replace")
 
     def _look_after(self) -> None:
         """The test has ended: who died, who hangs, what is left?"""
@@ -1643,12 +1666,28 @@ def restore(config: Config, state: State, libvirt: Libvirt) -> list[str]:
         left = end_all(lambda: survivors(session, token, config.daemons), GRACE * config.factor)
         if left:
             raise WrapperError(f"an earlier test's processes are still there after SIGKILL: {', '.join(map(described, left))}")
+    listing = libvirt.listing()
+    if not listing.answered:
+        listing, revived = revive(config, libvirt, listing)
+        found += revived
     errors = put_filters_back(config, state, libvirt)
-    leaked, more, clean = purge(config, libvirt, libvirt.listing())
+    leaked, more, clean = purge(config, libvirt, listing)
     if errors or more or not clean:
         raise WrapperError(f"cannot put right what an earlier test left: {'; '.join([*errors, *more])}")
     state.update(clean=True, token=None, session=None, name=None)
     return found + leaked
+
+
+def revive(config: Config, libvirt: Libvirt, listing: Listing) -> tuple[Listing, list[str]]:
+    """Have a libvirt answer that did not: end the daemons that hang, start those that are gone. Return what there was to do."""
+    daemons = Daemons(config)
+    hanging = [] if listing.refused else [answer for answer in ask_daemons(config, libvirt) if answer.why is not None]
+    for answer in hanging:
+        daemons.kill(answer.daemon.name)
+    gone = [daemon.name for daemon in config.active if daemon_process(daemon) is None]
+    daemons.start([name for name in gone if listing.refused or name in {answer.daemon.name for answer in hanging}])
+    done = [f"daemon {answer.daemon.name}: {answer.why}" for answer in hanging] or [f"daemon {name} stopped" for name in gone]
+    return wait_for_answer(libvirt, RESTART_LIMIT * config.factor), done
 
 
 def purge(config: Config, libvirt: Libvirt, listing: Listing) -> tuple[list[str], list[str], bool]:

@@ -150,3 +150,71 @@ class PrivateLibvirt:
         base = {"uri": "qemu:///system", "daemons": [daemon], "qemu_logs": "/var/log/libvirt/qemu", "purge_prefix": "tck"}
         path.write_text(json.dumps({**base, "answer_seconds": 2, **settings}))
         return path
+
+
+class Watched:
+    """One test under the wrapper, and what it kept."""
+
+    def __init__(self, libvirt: PrivateLibvirt, directory: Path) -> None:
+        self.libvirt = libvirt
+        self.directory = directory
+        self.config = libvirt.configure(directory / "libvirt-test.json")
+
+    def arguments(self, script: str, *options: str, kept: str = "kept") -> tuple[list[str], dict[str, str]]:
+        (self.directory / kept).mkdir(exist_ok=True)
+        argv = ["run", "--config", str(self.config), "--name", "a test", *options, "--", "/bin/sh", "-c", script]
+        return argv, {"MAYFLY_TEST_DIR": str(self.directory / kept)}
+
+    def run(self, script: str, *options: str, kept: str = "kept", **environment: str) -> subprocess.CompletedProcess[str]:
+        argv, env = self.arguments(script, *options, kept=kept)
+        return self.libvirt.wrapper(*argv, environment={**env, **environment}, timeout=120)
+
+    def kept(self, name: str, kept: str = "kept") -> str:
+        return (self.directory / kept / name).read_text(errors="replace")
+
+    def names(self, kept: str = "kept") -> list[str]:
+        return sorted(path.name for path in (self.directory / kept).iterdir())
+
+    def judgement(self, kept: str = "kept") -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.kept("judgement.json", kept))
+        return found
+
+    def summary(self, kept: str = "kept") -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.kept("libvirt.json", kept))
+        return found
+
+    def configure(self, **settings: Any) -> None:
+        self.libvirt.configure(self.config, **settings)
+
+
+TCK = WRAPPER.parents[2] / "build" / "tck" / "usr" / "share"
+SCRATCH = "/var/cache/libvirt-tck"
+TCK_CONFIG = f"""uri = "qemu:///system"
+scratch_dir = {SCRATCH}
+kernels = (
+  {{
+    arch = {os.uname().machine}
+    ostype = (
+      hvm
+    )
+    kernel = http://nowhere.invalid/vmlinuz
+    initrd = http://nowhere.invalid/initrd.img
+  }}
+)
+host_usb_devices = (
+)
+host_block_devices = (
+  /dev/vdy
+)
+"""
+
+
+def seed_tck(libvirt: PrivateLibvirt, kernel: Path, initrd: Path) -> dict[str, Any]:
+    """Write libvirt-tck's configuration and fill its scratch directory; return what the wrapper must know of it."""
+    bucket = f"{SCRATCH}/os-{os.uname().machine}-hvm"
+    libvirt.run("mkdir", "-p", bucket)
+    libvirt.run("cp", str(kernel), f"{bucket}/vmlinuz")
+    libvirt.run("cp", str(initrd), f"{bucket}/initrd")
+    libvirt.write("/run/tck.conf", TCK_CONFIG)
+    tck = {"tests": str(TCK / "libvirt-tck" / "tests"), "perl_lib": [str(TCK / "perl5")], "config": "/run/tck.conf"}
+    return {"scratch": SCRATCH, "tck": {**tck, "environment": {"LIBVIRT_TCK_AUTOCLEAN": "1"}}}

@@ -10,8 +10,7 @@ import re
 import subprocess
 import time
 
-from libvirt_test.conftest import Watched
-from libvirt_test.private import WRAPPER
+from libvirt_test.private import WRAPPER, Watched
 
 VIRSH = "virsh -q -c qemu:///system"
 DOMAIN = """<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><os><type arch='x86_64'>hvm</type></os>
@@ -62,7 +61,8 @@ def test_leaks_of_every_kind_are_named_and_removed(watched: Watched) -> None:
     watched.configure(scratch="/var/cache/libvirt-tck")
     commands = (
         "net-define /run/mine.xml; net-create /run/network.xml; pool-create /run/pool.xml; vol-create-as tck tck 1M;"
-        "pool-create /run/elsewhere.xml; nwfilter-define /run/filter.xml; secret-define /run/secret.xml; define /run/domain.xml; start tck; managedsave tck; start tck"
+        "pool-create /run/elsewhere.xml; nwfilter-define /run/filter.xml; secret-define /run/secret.xml;"
+        "define /run/domain.xml; start tck; managedsave tck; start tck"
     )
     directories = "mkdir -p /var/cache/libvirt-tck/storage-fs/tck; touch /var/lib/libvirt/images/precious"
     shell = "; ".join([directories, *(f"{VIRSH} {command} >&2" for command in commands.split(";"))])
@@ -173,6 +173,50 @@ def test_after_a_kill_the_next_run_puts_things_right(watched: Watched) -> None:
     assert done.returncode == 0, done.stderr
     assert [line.split()[-1] for line in done.stdout.splitlines()] == ["sleep", "tck"]
     assert watched.libvirt.run(*filters).stdout == before
+
+
+def test_logs_are_bounded_and_taken_from_plain_files_only(watched: Watched) -> None:
+    qemu = "/var/log/libvirt/qemu"
+    hostile = f"printf '\\000\\033[2Jnot ok 9\\n' >>{qemu}/tck.log; ln -s /etc/shadow {qemu}/tck-link.log; mkfifo {qemu}/tck-pipe.log"
+    many = f"head -c 20000000 /dev/zero | tr '\\0' x >>{qemu}/tck-much.log; echo last >>{qemu}/tck-much.log; echo odd >{qemu}/'tck a;b.log'"
+    watched.configure(keep_logs="always")
+    done = watched.run(f"{hostile}; {many}; {VIRSH} uri >&2; echo ok 1; echo 1..1")
+    assert (done.returncode, done.stdout) == (0, "ok 1\n1..1\n"), done.stderr
+    assert watched.names() == ["libvirt.json", "libvirtd.log", "qemu-tck-much.log", "qemu-tck.log", "qemu-tck_a_b.log"]
+    assert "\x00\x1b[2Jnot ok 9" in watched.kept("qemu-tck.log")
+    much = watched.kept("qemu-tck-much.log")
+    assert 8 * 1024 * 1024 <= len(much) < 8 * 1024 * 1024 + 200
+    assert "bytes left out here: more than 8388608 were written]" in much
+    assert much.startswith("xxx")
+    assert much.endswith("xxxlast\n")
+    watched.libvirt.run("/bin/sh", "-c", f"rm {qemu}/tck*")
+
+
+def test_what_a_killed_run_left_hanging_is_started_again(watched: Watched) -> None:
+    watched.libvirt.run("rm", "-f", "/run/mayfly/libvirt-test/state.json")
+    pid = watched.libvirt.pid()
+    watched.libvirt.run("kill", "-STOP", str(pid))
+    done = watched.run(f"{VIRSH} list >&2; echo ok 1; echo 1..1")
+    assert (done.returncode, done.stdout) == (0, "ok 1\n1..1\n"), done.stderr
+    assert watched.summary()["left_before"] == ["daemon libvirtd: libvirtd hangs: it is stopped (state T)"]
+    assert watched.libvirt.pid() != pid
+
+
+def test_two_tests_at_a_time_are_refused(watched: Watched) -> None:
+    argv, environment = watched.arguments("echo begun; exec sleep 300")
+    first = watched.libvirt.popen("/usr/bin/python3", str(WRAPPER), *argv, environment=environment, stdout=subprocess.PIPE)
+    assert first.stdout
+    assert first.stdout.readline() == "begun\n"
+    second = watched.run("touch /run/must-not-be", kept="second")
+    assert second.returncode == 2
+    assert "another test runs against this libvirt: a test. Two at a time disturb each other" in second.stderr
+    assert second.stdout.startswith("Bail out! ")
+    assert watched.judgement("second")["status"] == "error"
+    watched.libvirt.run("/bin/sh", "-c", "kill -TERM $(pgrep -f '[m]ayfly_libvirt_test.py run')")
+    assert first.wait(20) == 128 + 15
+    first.stdout.close()
+    assert watched.judgement()["message"] == ["the test was told to stop by SIGTERM; what it left is removed before the next one"]
+    assert not watched.libvirt.run("/bin/sh", "-c", "ps -eo args | grep -x 'sleep 300'", check=False).stdout
 
 
 def test_refusals(watched: Watched) -> None:
