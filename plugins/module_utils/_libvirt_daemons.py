@@ -269,6 +269,4 @@ def release(os_release: str) -> str:
 def check_supported(found: str, supported: t.Sequence[str]) -> None:
     """Refuse a distribution that nobody has written down what to do with."""
     if supported and found not in supported and f"{found.rpartition('-')[0]}-*" not in supported:
-        raise InvalidInput(
-            "Distribution of the guest", found, f"the role knows {', '.join(supported)}", "Use a guest with one of these."
-        )
+        raise InvalidInput("Distribution of the guest", found, f"the role knows {', '.join(supported)}", "Use a guest with one of these.")

@@ -282,9 +282,7 @@ def settings_files(params: Options, daemons: t.Sequence[ld.Daemon]) -> dict[str,
     return files
 
 
-def service_actions(
-    daemons: t.Sequence[ld.Daemon], mode: str, units: t.Mapping[str, ld.Unit], files: t.Sequence[Action]
-) -> list[Action]:
+def service_actions(daemons: t.Sequence[ld.Daemon], mode: str, units: t.Mapping[str, ld.Unit], files: t.Sequence[Action]) -> list[Action]:
     """Return what is to be done to units."""
     paths = {action.name for action in files if action.changes}
     shared = {"/etc/libvirt/qemu.conf"} & paths
