@@ -26,7 +26,7 @@ options:
     required: true
   toolchains:
     description:
-      - Toolchain to packages by base.
+      - Toolchain to what it adds by base, which is a list of packages, or C(packages) and the further C(suites) they come from.
     type: dict
     required: true
   settings:

@@ -352,7 +352,10 @@ def _build(store: Store, wanted: Wanted, recipe: Recipe, workspace: Workspace, t
         path.write_text(content, encoding="utf-8")
     root, raw, image = (workspace.path / part for part in ("root", "disk.raw", "image.qcow2"))
     environment = {**_recipe.hook_environment(recipe, str(files)), "TMPDIR": str(workspace.path)}
-    argv = _recipe.mmdebstrap_argv(recipe, str(root), str(files), wanted.mirror, wanted.apt_options)
+    # mmdebstrap does not read this machine's apt configuration; what a job asks for comes last and wins.
+    _code, dump, _err = tools.run(["apt-config", "dump"])
+    options = [*_recipe.freshness_options(dump), *wanted.apt_options]
+    argv = _recipe.mmdebstrap_argv(recipe, str(root), str(files), wanted.mirror, options)
     _step("build image", wanted.name, argv, tools, environ_update=environment, pass_fds=(workspace.descriptor,))
     _step("make the file system of image", wanted.name, _recipe.mke2fs_argv(recipe, str(root), str(raw)), tools)
     shutil.rmtree(root)  # a third of the room, before the next copy needs it

@@ -16,6 +16,7 @@ from ._errors import InvalidInput
 ROOT_LABEL = "mayfly-root"
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_/:~=-]*")
+_FRESHNESS = re.compile(r'Acquire::(Check-Valid-Until|Check-Date) "[a-z0-9]+";')
 _KERNELS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
 _BASE_PACKAGES = (
     "ca-certificates",
@@ -182,6 +183,14 @@ def hook_environment(recipe: Recipe, files_dir: str) -> dict[str, str]:
         "ROOT_LABEL": ROOT_LABEL,
         "LC_ALL": "C.UTF-8",
     }
+
+
+def freshness_options(dump: str) -> list[str]:
+    """Return what the builder's own apt was told about the age of a mirror's lists, from the output of apt-config dump.
+
+    A machine whose mirror keeps a suite for longer than the suite's signature says can build images from it no other way.
+    """
+    return [line.rstrip(";") for line in dump.splitlines() if _FRESHNESS.fullmatch(line)]
 
 
 def mmdebstrap_argv(recipe: Recipe, root: str, files_dir: str, mirror: str = "", apt_options: t.Sequence[str] = ()) -> list[str]:

@@ -10,6 +10,8 @@ import typing as t
 from ..module_utils._errors import InvalidInput
 
 Options = dict[str, t.Any]
+# Toolchain to what it adds to an image of each base: names of packages, or C(packages) and the further C(suites) they come from.
+Toolchains = t.Mapping[str, t.Mapping[str, t.Union[list[str], Options]]]
 
 
 _NOT_BUILT = "it is neither in the catalogue of recipes nor defined by the job"
@@ -18,12 +20,13 @@ _NOT_BUILT = "it is neither in the catalogue of recipes nor defined by the job"
 def plan(
     wanted: t.Sequence[Options],
     catalog: t.Mapping[str, Options],
-    toolchains: t.Mapping[str, t.Mapping[str, list[str]]],
+    toolchains: Toolchains,
     settings: t.Mapping[str, t.Any],
 ) -> dict[str, list[t.Any]]:
     """Return the images to make, and the names that can only be in the store already.
 
-    The catalog maps a base to a recipe or an import; toolchains map a name to packages by base; settings hold what all builds share.
+    The catalog maps a base to a recipe or an import; toolchains map a name to what it adds by base; settings hold what all builds
+    share.
     """
     make, stored = [], []
     for image in wanted:
@@ -40,16 +43,17 @@ def plan(
     return {"make": make, "stored": stored}
 
 
-def _built(
-    image: Options, recipe: Options, toolchains: t.Mapping[str, t.Mapping[str, list[str]]], settings: t.Mapping[str, t.Any]
-) -> Options:
+def _built(image: Options, recipe: Options, toolchains: Toolchains, settings: t.Mapping[str, t.Any]) -> Options:
     packages = [*recipe.get("packages", []), *settings.get("packages", []), *image.get("packages", [])]
+    suites = [*recipe.get("suites", []), *settings.get("suites", [])]
     for name in image.get("toolchains", []):
-        packages += _toolchain_packages(image, name, toolchains)
+        added = _toolchain(image, name, toolchains)
+        packages += added["packages"]
+        suites += [suite for suite in added["suites"] if suite not in suites]
     result = {
         **recipe,
         "packages": sorted(set(packages)),
-        "suites": [*recipe.get("suites", []), *settings.get("suites", [])],
+        "suites": suites,
         "ca_certificates": [*recipe.get("ca_certificates", []), *settings.get("ca_certificates", [])],
     }
     if settings.get("serial"):
@@ -69,7 +73,7 @@ def _built(
     return options
 
 
-def _toolchain_packages(image: Options, name: str, toolchains: t.Mapping[str, t.Mapping[str, list[str]]]) -> list[str]:
+def _toolchain(image: Options, name: str, toolchains: Toolchains) -> dict[str, list[str]]:
     if name not in toolchains:
         raise InvalidInput("Toolchain", name, f"there is none of that name (known: {', '.join(sorted(toolchains))})", "Correct the job.")
     by_base = toolchains[name]
@@ -78,7 +82,10 @@ def _toolchain_packages(image: Options, name: str, toolchains: t.Mapping[str, t.
         raise InvalidInput(
             "Toolchain", name, f"its packages are not known for {image['base']} (known for: {known})", "Give them as packages."
         )
-    return list(by_base[image["base"]])
+    added = by_base[image["base"]]
+    if isinstance(added, t.Mapping):
+        return {"packages": list(added.get("packages", [])), "suites": list(added.get("suites", []))}
+    return {"packages": list(added), "suites": []}
 
 
 def _refuse_additions(image: Options, why: str) -> None:

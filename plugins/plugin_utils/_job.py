@@ -40,7 +40,7 @@ def plan(job: t.Mapping[str, t.Any], run_id: str, created: str, directory: str) 
         "created": created,
         "toolchains": list(job.get("toolchains") or []),
         "images": list({image["name"]: image for image in images}.values()),
-        "guests": [_guest(guest, image, run_id) for guest, image in zip(guests, images)],
+        "guests": [_guest(guest, image, job, run_id) for guest, image in zip(guests, images)],
         "suites": suites,
         "watch": True,
         "console_allow": _console_allow(job.get("console_allow") or []),
@@ -79,7 +79,7 @@ def _console_allow(entries: t.Sequence[t.Mapping[str, t.Any]]) -> list[dict[str,
 
 def _image(guest: t.Mapping[str, t.Any], job: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """Return the image a guest stands on: what it names, with the job's toolchains and the guest's kernel and packages baked in."""
-    toolchains = sorted({*(job.get("toolchains") or []), *(guest.get("toolchains") or [])})
+    toolchains = sorted(_toolchains(guest, job))
     packages = sorted(set(guest.get("packages") or []))
     parts = [guest["image"], guest.get("kernel") or "", *toolchains, *packages]
     return {
@@ -91,6 +91,11 @@ def _image(guest: t.Mapping[str, t.Any], job: t.Mapping[str, t.Any]) -> dict[str
     }
 
 
+def _toolchains(guest: t.Mapping[str, t.Any], job: t.Mapping[str, t.Any]) -> list[str]:
+    """Return the job's toolchains and the guest's own, each once, in the order in which their roles run."""
+    return list(dict.fromkeys([*(job.get("toolchains") or []), *(guest.get("toolchains") or [])]))
+
+
 def _short(name: str) -> str:
     """Return a name that is no longer than an alias may be, and still another one for other packages."""
     if len(name) <= _LONGEST_ALIAS:
@@ -99,10 +104,10 @@ def _short(name: str) -> str:
     return f"{name[: _LONGEST_ALIAS - 13]}+{digest}"
 
 
-def _guest(guest: t.Mapping[str, t.Any], image: t.Mapping[str, t.Any], run_id: str) -> dict[str, t.Any]:
+def _guest(guest: t.Mapping[str, t.Any], image: t.Mapping[str, t.Any], job: t.Mapping[str, t.Any], run_id: str) -> dict[str, t.Any]:
     options = {key: value for key, value in guest.items() if key not in _OWN_KEYS}
     domain = check_domain_name(f"{guest['name']}-{run_id}")
-    return {"name": guest["name"], "domain": domain, "image": image["name"], "toolchains": image["toolchains"], "options": options}
+    return {"name": guest["name"], "domain": domain, "image": image["name"], "toolchains": _toolchains(guest, job), "options": options}
 
 
 def _suite(suite: t.Mapping[str, t.Any], guests: list[str], directory: str) -> dict[str, t.Any]:

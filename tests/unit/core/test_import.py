@@ -87,7 +87,10 @@ class World:
             if isinstance(answer, OSError):
                 raise answer
             return answer
-        return getattr(self, f"_{word}")(argv, options)
+        return getattr(self, f"_{word.replace('-', '_')}")(argv, options)
+
+    def _apt_config(self, argv: list[str], options: dict[str, Any]) -> tuple[int, str, str]:
+        return 0, 'APT "";\nAcquire::Check-Valid-Until "false";\n', ""
 
     def _info(self, argv: list[str], options: dict[str, Any]) -> tuple[int, str, str]:
         form = Path(argv[-1]).read_bytes().split(b" ")[0].decode()
@@ -105,6 +108,7 @@ class World:
         files = Path(options["environ_update"]["FILES"])
         assert (files / "customize").read_text().startswith("set -eu")
         assert len(options["pass_fds"]) == 1
+        assert '--aptopt=Acquire::Check-Valid-Until "false"' in argv
         Path(argv[-1]).mkdir()
         (files / "packages.txt").write_text("bash 5 amd64\nzip 3 amd64\n")
         (files / "vmlinuz").write_text("kernel")
@@ -536,7 +540,7 @@ def test_a_recipe_becomes_a_stored_image(store: Store, world: World) -> None:
     recipe = Recipe("bookworm", packages=("zip",), cmdline="quiet")
     manifest, made = _import.import_image(store, Wanted("debian", recipe=recipe), world)
     assert made
-    assert world.calls == ["mmdebstrap", "mke2fs", "convert", "info"]
+    assert world.calls == ["apt-config", "mmdebstrap", "mke2fs", "convert", "info"]
     assert manifest.source.recipe == recipe.canonical()
     assert (manifest.source.kind, manifest.source.location) == ("recipe", "bookworm")
     assert manifest.kernel_release == "6.1.0-1-amd64"

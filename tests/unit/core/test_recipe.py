@@ -106,6 +106,19 @@ def test_the_whole_call_of_mmdebstrap() -> None:
     ]
 
 
+def test_the_builders_view_of_old_lists_is_the_images_too() -> None:
+    dump = """\
+APT::Architecture "amd64";
+Acquire::AllowInsecureRepositories "1";
+Acquire::Check-Valid-Until "false";
+Acquire::Check-Valid-Until::Extra "no";
+Acquire::Check-Date "0";
+Acquire::http::Proxy "http://user:secret@proxy.example.org";
+"""
+    assert _recipe.freshness_options(dump) == ['Acquire::Check-Valid-Until "false"', 'Acquire::Check-Date "0"']
+    assert _recipe.freshness_options("") == []
+
+
 def test_without_a_mirror_mmdebstrap_chooses() -> None:
     assert _recipe.mmdebstrap_argv(Recipe("bookworm"), "/w/root", "/w/files")[-2:] == ["bookworm", "/w/root"]
 
