@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import guests
+import harness
 import inventory
 import job
 import login
@@ -33,6 +34,7 @@ BENCHMARKS = {
     "job": job.run,
     "report": report.run,
     "runner": runner.run,
+    "harness": harness.run,
     "watch": watch.run,
 }
 
