@@ -89,15 +89,15 @@ def run() -> list[dict[str, Any]]:
     return [
         row(
             f"harness builtin: each of {SCRIPTS} TAP scripts, against plain prove",
-            f"{each['builtin']:.0f} ms, {builtin:.2f} ×",
-            "≤ 1.5 ×",
+            f"{each['builtin']:.0f} ms, {builtin:.2f} times",
+            "≤ 1.5 times",
             builtin <= 1.5,
             milliseconds=each,
         ),
         row(
             f"harness avocado: each of {SCRIPTS} TAP scripts, against plain Avocado",
-            f"{each['avocado']:.0f} ms, {ours:.2f} ×",
-            "≤ 1.2 ×",
+            f"{each['avocado']:.0f} ms, {ours:.2f} times",
+            "≤ 1.2 times",
             ours <= 1.2,
             milliseconds=each,
         ),
