@@ -129,7 +129,7 @@ JUDGEMENT_LIMIT = 64 * 1024
 AVOCADO_OLDEST = 108  # before, one SKIP hides the failures of a test
 AVOCADO_SILENT = 180.0  # how long it may take to start, or from one test to the next,
 AVOCADO_ENDING = 60.0  # and to end after the last one
-AVOCADO_LATE = 15.0  # the same when the suite's deadline has passed
+AVOCADO_LATE = 20.0  # the same when the suite's deadline has passed
 ASKING_LIMIT = 10.0  # for a task of it to say which test it asks for, and to take the answer
 ASKING_LINE = 200
 OUTPUT_SHOWN = 64 * 1024  # of the end of a test's output, to Avocado
@@ -3329,6 +3329,7 @@ class TestsSuite(Suite):
         self._capture_left = TESTS_CAPTURE_LIMIT
         self._attempts: dict[int, list[Attempt]] = {}  # by number, of failed tests that are to be run again
         self._rounds = 0
+        self._broken = False  # the harness, with which nothing is tried again
 
     def skip(self, reason: str) -> None:
         super().skip(reason)
@@ -3346,7 +3347,7 @@ class TestsSuite(Suite):
             self._round(self.cases, self._first)
             for _retry in range(self.spec.retries):
                 waiting = [case for case in self.cases if case.number in self._attempts]
-                if waiting:
+                if waiting and not self._broken:
                     self._round(waiting, self._again)
         except HarnessUnusable as error:  # before any test, so that there is nothing to tell of them
             self.errors.append(str(error))
@@ -3365,6 +3366,7 @@ class TestsSuite(Suite):
             try:
                 left = avocado.run()
             finally:
+                self._broken = bool(avocado.errors)
                 self.errors += avocado.errors
                 self.files += avocado.files
                 self.leftovers += avocado.leftovers

