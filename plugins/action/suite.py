@@ -53,6 +53,8 @@ CHUNK = 1024 * 1024  # of events in one answer
 EVENTS_LIMIT = 64 * 1024 * 1024
 LOGS = ("stdout.log", "stderr.log", "runner.log")
 TEST_LOGS = ("stdout.log", "stderr.log")
+# What no kept file may be called, for it lies where the results of the suite or of the test do.
+TAKEN = re.compile(r"stdout\.log|stderr\.log|runner\.log|events\.jsonl|tests|attempt-\d+")
 LOG_LIMIT = 17 * 1024 * 1024  # the runner's own limit and its note
 TEST_FILE_LIMIT = 17 * 1024 * 1024  # of one log or file of one test: the runner's own limit and its note,
 TEST_LOGS_LIMIT = 128 * 1024 * 1024  # of all of them,
@@ -337,7 +339,7 @@ class Announced:
 
     def add(self, event: dict[str, Any]) -> None:
         if event["event"] == "suite_end":
-            self.of_suite = _distinct(event["files"], LOGS)
+            self.of_suite = _plain(event["files"])
         elif event["event"] == "test" and event["logs"]:
             attempts = event["attempts"] or []
             of = self._red if attempts or _events.is_red(event) else self._others
@@ -346,7 +348,7 @@ class Announced:
                 of[event["logs"]] += self._place(f"{event['logs']}/attempt-{number}", attempt.get("files"))
 
     def _place(self, place: str, kept: list[str] | None) -> list[str]:
-        kept = [f"{place}/{name}" for name in _distinct(kept, TEST_LOGS)]
+        kept = [f"{place}/{name}" for name in _plain(kept)]
         self._kept.update(kept)
         return [*(f"{place}/{name}" for name in TEST_LOGS), *kept]
 
@@ -364,9 +366,9 @@ class Announced:
         return complaints
 
 
-def _distinct(names: list[str] | None, logs: Collection[str]) -> list[str]:
-    """Names of files, each once, and none that means a log."""
-    return [name for name in dict.fromkeys(names or []) if name not in logs]
+def _plain(names: list[str] | None) -> list[str]:
+    """Names of kept files, each once, and none that would take the place of something else."""
+    return [name for name in dict.fromkeys(names or []) if TAKEN.fullmatch(name) is None]
 
 
 def stored(name: str, content: bytes, taken: Collection[str]) -> tuple[str, bytes]:

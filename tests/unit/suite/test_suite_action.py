@@ -199,6 +199,17 @@ def test_logs_of_tests_are_asked_for_by_the_names_that_events_announce() -> None
     ]
 
 
+def test_no_file_of_a_guest_takes_the_place_of_a_result() -> None:
+    announced = suite.Announced()
+    names = ["events.jsonl", "tests", "attempt-1", "stdout.log", "stderr.log", "runner.log"]
+    test = {"event": "test", "status": "fail", "directive": None, "logs": "tests/a", "attempts": [{"files": names}, {}], "files": names}
+    announced.add(test)
+    announced.add({"event": "suite_end", "files": names})
+    assert announced.of_suite == []
+    logs = [f"{place}/{name}" for place in ("tests/a", "tests/a/attempt-1") for name in ("stdout.log", "stderr.log")]
+    assert announced.files() == logs
+
+
 def test_a_large_file_of_a_test_is_kept_packed() -> None:
     large = b"error : of the daemon\n" * 50_000
     name, content = suite.stored("tests/a/libvirtd.log", large, ())
