@@ -32,19 +32,22 @@ _ERROR = re.compile(
 _RESULT = re.compile(r"\s*(?:(?:not )?ok \d|#\s*(?:Failed|Looks like)\b|#\s+at \S+ line \d+)")
 # As libvirt logs: the time in UTC, the thread, the level, where in its source, what.
 _DAEMON_ERROR = re.compile(r"(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3})\S*: \d+: error : (?:\w+:\d+ : )?(?P<said>.*)")
-# What is no fault of a daemon: a test looks for what is not there, closes a connection, destroys a domain; and what a daemon says at its
-# start, or of a network card that has gone before it could look at it, whatever the test does.
-_DAEMON_IDLE = re.compile(
-    r".*\bno (?:domain|(?:domain )?(?:snapshot|checkpoint)|network|storage (?:pool|vol)|nwfilter|node device|secret) with matching "
-    r"|.*\bno nwfilter binding for port dev |.*\bcouldn't find interface named "
+# A test looks for what is not there. Libvirt says most of this at the level of debug.
+_DAEMON_MISS = re.compile(
+    r".*\b(?:no (?:domain|(?:domain )?(?:snapshot|checkpoint)|network|storage (?:pool|vol)|nwfilter|node device|secret) with matching "
+    r"|no nwfilter binding for port dev |couldn't find interface named )"
+)
+# What says nothing of the test: a connection was closed, a domain was destroyed, a network card has gone before it could be looked at, the
+# daemon begins on a machine without a DMI.
+_DAEMON_NOISE = re.compile(
+    r"End of file while (?:reading|writing) data\b|internal error: End of file from (?:qemu monitor|agent socket)"
     r"|ethtool ioctl error on \S+: No such device|internal error: (?:Failed to get udev device for syspath|Child process \(\S*dmidecode )"
-    r"|End of file while (?:reading|writing) data\b|internal error: End of file from (?:qemu monitor|agent socket)"
 )
 # Of QEMU's own lines; what libvirt's child says before QEMU begins stands in the same log.
 _QEMU_ERROR = re.compile(
     r"(?:\S+Z )?qemu[\w-]*: (?!.*(?:terminating on signal|char device redirected to|\bwarning: |\binfo: ))|libvirt: .*\berror : "
 )
-_STAMP = re.compile(r"\d{4}-\d\d-\d\d \S+: \d+: (?=error : )")
+_STAMP = re.compile(r"\d{4}-\d\d-\d\d \S+: \d+: error : (?:\w+:\d+ : )?")
 _TAP_RESULT = re.compile(r"(?:not )?ok (\d{1,9})\b")
 
 Data = dict[str, Any]
@@ -103,9 +106,9 @@ def _daemon_errors(path: str, text: str, errors: list[tuple[str, Data]], misses:
     missed = False
     for number, line in enumerate(text.split("\n"), start=1):
         match = _DAEMON_ERROR.match(line)
-        if match is None:
+        if match is None or _DAEMON_NOISE.match(match["said"]):
             continue
-        if not _DAEMON_IDLE.match(match["said"]):
+        if not _DAEMON_MISS.match(match["said"]):
             errors.append((match["time"], _clue(path, number, line)))
             return
         if not missed:
@@ -114,8 +117,8 @@ def _daemon_errors(path: str, text: str, errors: list[tuple[str, Data]], misses:
 
 
 def said_by(clue: Data) -> str:
-    """Return what a clue says, without the time and thread of a daemon's line: where there is little room, they are in the way."""
-    return _STAMP.sub("", clue["text"], count=1)
+    """Return what a clue says, without time, thread and place of a daemon's line: where there is little room, they are in the way."""
+    return _STAMP.sub("error : ", clue["text"], count=1)
 
 
 def _of_logs(base: str, read: Read) -> Data | None:

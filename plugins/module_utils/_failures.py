@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import re
 
+from ._events import diagnostics
+
+ASSERTION = "failed: "  # before the name of each assertion of one test, as the runner names them
+
 # How tests begin to tell of a failure. The kind that is most frequent in a message counts its failures.
 _STARTS = [
     re.compile(pattern)
     for pattern in (
-        r"failed: ",  # as the runner names the assertions of one test
+        ASSERTION,
         r"\s*not ok\b",
         r"\s*#?\s*Failed (?:\(TODO\) )?test\b",
         r"Traceback \(most recent call last\)",
@@ -24,6 +28,14 @@ _STARTS = [
 
 MESSAGE_LIMIT = 64 * 1024  # of what may come in a message
 FAILURES_KEPT = 20  # by the runner, of one test
+
+
+def headlines(message: str, shown: int) -> list[str]:
+    """Return the first lines that say something, and the first assertion that failed where it is not among them."""
+    lines = diagnostics(message)
+    assertion = next((line for line in lines[shown:] if line.startswith(ASSERTION)), None)
+    told = any(line.startswith(ASSERTION) for line in lines[:shown])
+    return lines[:shown] + ([assertion] if assertion and not told else [])
 
 
 def tells_all(message: str) -> bool:

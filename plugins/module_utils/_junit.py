@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from ._events import deadline_text, first_diagnostic, suite_label
-from ._failures import split_failures
+from ._failures import headlines, split_failures
 from ._kept import files_of, is_trace, leaked_by, restarted_in
 from ._outcome import attempts_of, case_names, is_red, logs_of
 
@@ -139,10 +139,11 @@ class _Document:
         failures = split_failures((test["message"] or "").split("\n"))[:ASSERTIONS]
         for number, lines in enumerate(failures, start=1):
             # The assertions of one script are cases of their own; the first one has its time.
-            own = name if len(failures) == 1 else f"{name} # {number} {first_diagnostic(chr(10).join(lines)):.100}"
+            said = headlines("\n".join(lines), 1)
+            own = name if len(failures) == 1 else f"{name} # {number} {said[-1] if said else '':.100}"
             case = _case(element, label, own, test["duration"] if number == 1 else 0)
             message = test["message"] or "" if len(failures) == 1 else "\n".join(lines)
-            headline = first_diagnostic(message) or test["directive"] or status
+            headline = "; ".join(headlines(message, 1)) or test["directive"] or status
             self._child(case, _JUNIT_CHILD[status], status, headline, message)
             if number == 1:
                 self._tries(case, "rerunError" if _JUNIT_CHILD[status] == "error" else "rerunFailure", attempts_of(test)[:-1])

@@ -19,7 +19,8 @@ from urllib.parse import quote
 from ._baseline import KINDS
 from ._clues import tap_spans
 from ._console import death
-from ._events import STATUSES, deadline_text, first_diagnostic, is_number, suite_label
+from ._events import STATUSES, deadline_text, is_number, suite_label
+from ._failures import headlines
 from ._kept import files_of, leaked_by
 from ._outcome import attempts_of, is_red, red_count
 from ._report_html import (
@@ -72,7 +73,7 @@ _TEST_SYMBOLS = {
     "error": "!",
     "skip": "\u2212",
     "timeout": "\u25f7",
-    "daemon_hang": "\u29d6",
+    "daemon_hang": "\u2016",
     "known": "\u2248",
     "flaky": "~",
     "xpass": "+",
@@ -290,7 +291,7 @@ def _suite_card(number: int, suite: Data, logs: Logs, share: int, fail_on: list[
 
 
 def _failure(test: Data, output: list[str], evidence: str, opened: bool) -> str:
-    headline = first_diagnostic((test["message"] or "")[:MESSAGE_LIMIT])
+    headline = "; ".join(headlines((test["message"] or "")[:MESSAGE_LIMIT], 1))
     summary = f"{badge(test['status'], _TEST_SYMBOLS)} {test['number']} {safe(test['name'] or '(no name)')}"
     if headline:
         summary += f' <span class="dim">{safe(headline)}</span>'
@@ -339,7 +340,7 @@ def _changes(verdict: Data) -> str:
     content = _issues(verdict, room) + _surprises(verdict, room) + _left_behind(verdict, room)
     if verdict["baseline"] is not None:
         content += _comparison(verdict["baseline"], room)
-    return section("changes", "Known, flaky, changed", content)
+    return section("changes", "Known, flaky, changed" + (", left behind" if _leaks(verdict) else ""), content)
 
 
 def _issues(verdict: Data, room: Room) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 from ._baseline import KINDS
 from ._clues import said_by
 from ._console import death, last_words
-from ._events import diagnostics, failed_count, is_number, suite_label
+from ._events import failed_count, is_number, suite_label
+from ._failures import headlines
 from ._outcome import is_red
 from ._verdict import phase_name
 
@@ -114,7 +115,7 @@ def _is_told(test: Data) -> bool:
 def _failed_lines(suite: Data, test: Data, shown: int) -> list[str]:
     mark = _TEST_MARKS.get(test["status"], test["status"].upper())
     lines = [f"  {suite_label(suite)}  {test['number']} {test['name'] or '(no name)'}  {mark}"]
-    lines += [f"      {line}" for line in diagnostics(test["message"])[:shown]]
+    lines += [f"      {line}" for line in headlines(test["message"] or "", shown)]
     clue = test.get("clue")
     if clue:
         lines.append(f"{_CLUE}{clue['file'].rpartition('/')[2]} line {clue['line']}: {said_by(clue)}")
