@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from ._events import diagnostics
 
@@ -30,9 +31,11 @@ MESSAGE_LIMIT = 64 * 1024  # of what may come in a message
 FAILURES_KEPT = 20  # by the runner, of one test
 
 
-def headlines(message: str, shown: int) -> list[str]:
-    """Return the first lines that say something, and the first assertion that failed where it is not among them."""
-    lines = diagnostics(message)
+def headlines(test: dict[str, Any], shown: int) -> list[str]:
+    """Return the first lines in which a failed test says something, and the first assertion that failed where it is not among them."""
+    lines = diagnostics(test["message"])
+    if test["status"] == "daemon_hang":  # what it was seen by, and what hung
+        shown = max(shown, 2)
     assertion = next((line for line in lines[shown:] if line.startswith(ASSERTION)), None)
     told = any(line.startswith(ASSERTION) for line in lines[:shown])
     return lines[:shown] + ([assertion] if assertion and not told else [])

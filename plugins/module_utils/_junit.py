@@ -139,11 +139,11 @@ class _Document:
         failures = split_failures((test["message"] or "").split("\n"))[:ASSERTIONS]
         for number, lines in enumerate(failures, start=1):
             # The assertions of one script are cases of their own; the first one has its time.
-            said = headlines("\n".join(lines), 1)
+            said = headlines({**test, "message": "\n".join(lines)}, 1)
             own = name if len(failures) == 1 else f"{name} # {number} {said[-1] if said else '':.100}"
             case = _case(element, label, own, test["duration"] if number == 1 else 0)
             message = test["message"] or "" if len(failures) == 1 else "\n".join(lines)
-            headline = "; ".join(headlines(message, 1)) or test["directive"] or status
+            headline = "; ".join(headlines({**test, "message": message}, 1)) or test["directive"] or status
             self._child(case, _JUNIT_CHILD[status], status, headline, message)
             if number == 1:
                 self._tries(case, "rerunError" if _JUNIT_CHILD[status] == "error" else "rerunFailure", attempts_of(test)[:-1])

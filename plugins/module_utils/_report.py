@@ -291,7 +291,7 @@ def _suite_card(number: int, suite: Data, logs: Logs, share: int, fail_on: list[
 
 
 def _failure(test: Data, output: list[str], evidence: str, opened: bool) -> str:
-    headline = "; ".join(headlines((test["message"] or "")[:MESSAGE_LIMIT], 1))
+    headline = "; ".join(headlines(test, 1))
     summary = f"{badge(test['status'], _TEST_SYMBOLS)} {test['number']} {safe(test['name'] or '(no name)')}"
     if headline:
         summary += f' <span class="dim">{safe(headline)}</span>'

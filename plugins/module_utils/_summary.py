@@ -115,7 +115,7 @@ def _is_told(test: Data) -> bool:
 def _failed_lines(suite: Data, test: Data, shown: int) -> list[str]:
     mark = _TEST_MARKS.get(test["status"], test["status"].upper())
     lines = [f"  {suite_label(suite)}  {test['number']} {test['name'] or '(no name)'}  {mark}"]
-    lines += [f"      {line}" for line in headlines(test["message"] or "", shown)]
+    lines += [f"      {line}" for line in headlines(test, shown)]
     clue = test.get("clue")
     if clue:
         lines.append(f"{_CLUE}{clue['file'].rpartition('/')[2]} line {clue['line']}: {said_by(clue)}")

@@ -225,7 +225,8 @@ def test_an_assertion_of_many_has_one_attachment(story: Any) -> None:
 
 
 def test_a_daemon_that_hung_is_red_and_told_everywhere(story: Any, sound: Sound) -> None:
-    kept = Kept(story, {}, status="daemon_hang", message="libvirtd hangs: no answer for 10 s")
+    told = "the deadline of 60 s was reached; then there were: perl\nlibvirtd hangs: no answer for 10 s\nthe end of its output:"
+    kept = Kept(story, {}, status="daemon_hang", message=told)
     verdict = kept.verdict()
     sound(verdict)
     assert (verdict["verdict"], verdict["exit_code"], verdict["suites"][0]["status"]) == ("failed", 1, "failed")
@@ -233,7 +234,10 @@ def test_a_daemon_that_hung_is_red_and_told_everywhere(story: Any, sound: Sound)
     assert verdict["reasons"] == ["smoke@bookworm: 1 of 3 tests failed, 1 with a daemon that hung"]
     summary = _summary.to_summary(verdict)
     assert "1 of 3 tests failed, 1 with a daemon that hung" in summary
-    assert "2 test 2  DAEMON HANG\n      libvirtd hangs: no answer for 10 s" in summary
+    assert (
+        "2 test 2  DAEMON HANG\n      the deadline of 60 s was reached; then there were: perl\n      libvirtd hangs: no answer for 10 s"
+        in summary
+    )
     assert "1 of 3 red, 1 daemon hang, " in kept.report()
     failed = _events.failed_tests(verdict["suites"])
     assert [test["status"] for test in failed] == ["daemon_hang"]
