@@ -3,10 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The first line in the logs that may say why a test failed. Pure.
 
-Where a guest's kernel complained, that is the clue. Where the logs of libvirt's daemons were kept of a test, it is the first error of a
-daemon in it, but for one that only says that something was not found: tests look for what may not be there. Then comes what QEMU said, then
-such a miss. Else it is the first line that speaks of an error: in the test's own logs, in what the suite printed around the test (TAP tells
-where that is), or in what the suite wrote to its standard error.
+Where a guest's kernel died, that is the clue. Where the logs of libvirt's daemons were kept of a test, it is the first error of a daemon in
+it, but for one that only says that something was not found: tests look for what may not be there. Then comes what QEMU said, then such a
+miss, then what the kernel complained of. Else it is the first line that speaks of an error: in the test's own logs, in what the suite
+printed around the test (TAP tells where that is), or in what the suite wrote to its standard error.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ def add_clues(suite: Data, trouble: Data | None, read: Read) -> None:
     red = [test for test in suite["tests"] if is_red(test) and test["status"] != "not_run"][:TESTS]
     if not red:
         return
-    if trouble is not None:
-        for test in red:
-            test["clue"] = _clue(f"guests/{suite['guest']}/console.log", trouble["line"], trouble["text"])
-        return
     base = f"suites/{suite['name']}/{suite['guest']}"
-    stdout, stderr = (read(f"{base}/{name}").splitlines() for name in ("stdout.log", "stderr.log"))
+    died = trouble is not None and trouble["fatal"]
+    stdout, stderr = (read(f"{base}/{name}").splitlines() if trouble is None else [] for name in ("stdout.log", "stderr.log"))
     spans = tap_spans(stdout, LINES_AROUND) if suite["parser"] == "tap" else {}
     for test in red:
         own = logs_of(test)
-        if own is not None:
-            clue = _of_libvirt(test, read) or _of_logs(f"{base}/{own}", read)
-        else:
+        clue = _of_libvirt(test, read) if own is not None and not died else None
+        if clue is None and trouble is not None:
+            clue = _clue(f"guests/{suite['guest']}/console.log", trouble["line"], trouble["text"])
+        elif clue is None and own is not None:
+            clue = _of_logs(f"{base}/{own}", read)
+        elif clue is None:
             clue = _first(f"{base}/stdout.log", stdout, spans.get(test["number"], range(0))) or _first(
                 f"{base}/stderr.log", stderr, range(len(stderr))
             )

@@ -48,6 +48,17 @@ def test_a_failed_run(story: Any) -> None:
     assert "| \u274c failed | <code>smoke</code> | <code>bookworm</code> | 2 | 1 | 0 | 0 | 0.3 s |" in words
 
 
+def test_a_daemon_that_hung_and_what_a_test_left_behind(story: Any) -> None:
+    story.fail(2, "libvirtd hangs: no answer for 10 s")
+    story.smoke[3]["status"] = "daemon_hang"
+    verdict = story.verdict()
+    verdict["suites"][0]["tests"][1]["libvirt"] = {"leaked": ["domain tck", HOSTILE], "daemons": {}}
+    words = html.unescape(summary(verdict))
+    assert "<code>1 of 3 tests failed, 1 with a daemon that hung</code>" in words
+    assert "<code>test 2</code> daemon hang</summary><pre>libvirtd hangs: no answer for 10 s\nleft behind: domain tck\n" in words
+    assert "| 2 | 1 | 0 | 0 | 0.3 s |" in words
+
+
 def test_a_good_run_is_short(story: Any) -> None:
     text = summary(story.verdict())
     assert text.startswith("### \u2705 Mayfly: passed\n")
