@@ -58,7 +58,7 @@ molecule: setup-test
 
 # The tests' small guest is the benchmark's too.
 bench: setup-test
-	@PYTHONPATH=tests/integration/host python bench/run.py $(ONLY)
+	@PYTHONPATH=tests/integration/host:tests/integration/libvirt_test python bench/run.py $(ONLY)
 
 clean:
 	scripts/clean

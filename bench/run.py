@@ -24,6 +24,7 @@ import job
 import login
 import report
 import runner
+import tck
 import watch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +36,7 @@ BENCHMARKS = {
     "report": report.run,
     "runner": runner.run,
     "harness": harness.run,
+    "tck": tck.run,
     "watch": watch.run,
 }
 

@@ -1941,8 +1941,10 @@ def interpreter(first: str) -> list[str]:
     return words
 
 
-def list_tests(config: Config, needs: list[Need], known: dict[str, str | None], machine: Machine, scripts: dict[str, str]) -> list[Event]:
+def list_tests(machine: Machine, needs: list[Need], scripts: dict[str, str], launcher: list[str]) -> list[Event]:
     """The tests of the scripts, names to first lines."""
+    config = machine.config
+    known: dict[str, str | None] = {}
     assert config.tck is not None  # noqa: S101 # checked by the caller
     entries = []
     for name, first in sorted(scripts.items()):
@@ -1951,7 +1953,7 @@ def list_tests(config: Config, needs: list[Need], known: dict[str, str | None], 
         program = interpreter(first)
         if program[0] == "perl":
             program += [f"-I{directory}" for directory in config.tck.perl_lib]
-        wrapper = [*LAUNCHER, "run", "--deadline", f"{deadline:g}", "--name", name, "--"]
+        wrapper = [*launcher, "--deadline", f"{deadline:g}", "--name", name, "--"]
         entry: Event = {
             "name": name,
             "command": [*wrapper, *program, os.path.join(config.tck.tests, name)],
@@ -2034,7 +2036,8 @@ def run_list(config: Config, options: argparse.Namespace) -> int:
     scripts, modules = find_scripts(config.tck)
     suite = look_at_suite(config, modules)
     machine = Machine(config, suite, prove_suite(config, suite))
-    text = json.dumps(list_tests(config, needs, {}, machine, scripts), indent=1) + "\n"
+    launcher = [*LAUNCHER, "run", *([] if options.config == CONFIG else ["--config", str(options.config.resolve())])]
+    text = json.dumps(list_tests(machine, needs, scripts, launcher), indent=1) + "\n"
     if options.output is None:
         print(text, end="")
     else:
