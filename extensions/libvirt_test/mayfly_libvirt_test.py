@@ -96,7 +96,7 @@ CONFIG_KEYS = {
     "uri": str,  # local, no transport
     "daemons": list,  # of objects: see DAEMON_KEYS
     "qemu_logs": str,  # directory
-    "purge_prefix": str,  # what begins so is a test's; without it nothing is removed
+    "purge_prefix": str,  # what begins so is a test's; without it nothing is removed (default: tck if there is a tck, else none)
     "keep_logs": str,  # on_failure or always
     "answer_seconds": (int, float),  # after which a daemon counts as not answering
     "factor": (int, float),  # stretches all time limits
@@ -205,7 +205,8 @@ def read_config(raw: dict[str, Any]) -> Config:
         if not tck.get("tests", "").startswith("/"):
             raise WrapperError("needs in tck 'tests' as an absolute path")
         tck = Tck(**{**tck, "perl_lib": tuple(tck.get("perl_lib", ()))})
-    config = Config(**{**raw, "daemons": tuple(daemons), "tck": tck})
+    # libvirt-tck begins all its names so.
+    config = Config(**{"purge_prefix": "tck" if tck is not None else "", **raw, "daemons": tuple(daemons), "tck": tck})
     if config.keep_logs not in KEEP:
         raise WrapperError(f"needs 'keep_logs' as {' or '.join(KEEP)}, not {config.keep_logs!r}")
     if config.answer_seconds <= 0 or config.factor <= 0:

@@ -61,6 +61,12 @@ def test_configuration_is_laid_on_top_key_by_key(wrapper: ModuleType, tmp_path: 
     assert (daemon.unit, daemon.admin, str(daemon.socket)) == ("libvirtd.service", "libvirtd:///system", "/run/libvirt/libvirt-sock")
 
 
+def test_without_a_prefix_nothing_is_a_tests_but_libvirt_tcks(wrapper: ModuleType) -> None:
+    assert wrapper.read_config(CONFIG).purge_prefix == ""
+    assert wrapper.read_config({**CONFIG, "tck": {"tests": "/tests"}}).purge_prefix == "tck"
+    assert wrapper.read_config({**CONFIG, "tck": {"tests": "/tests"}, "purge_prefix": "other"}).purge_prefix == "other"
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
