@@ -73,7 +73,7 @@ VIRSH_LIMIT = 60.0  # for removing leftovers
 BACKTRACE_LIMIT = 60.0
 CORE_LIMIT = 60.0
 RESTART_LIMIT = 30.0
-AFTERMATH = 120.0  # what a listed test may take beyond its own deadline: a daemon is looked at, killed and started again
+AFTERMATH = 180.0  # what a listed test may take beyond its own deadline: a daemon is looked at, killed and started again
 
 SLICE_LIMIT = 8 * 1024 * 1024  # of one log; the first and the last half are kept
 PURGE_SLICE_LIMIT = 1024 * 1024
@@ -349,20 +349,28 @@ def daemon_process(daemon: Daemon) -> Process | None:
     return next((one for one in processes() if one.name == daemon.name[:15] and one.parent == 1), None)
 
 
-def survivors(session: int, token: str, daemons: Iterable[Daemon]) -> list[Process]:
+def survivors(session: int, token: str) -> list[Process]:
     """What lives of a test: in its session, or elsewhere with the test's mark in its environment.
 
-    A daemon that the test started again has the mark, too, and so has what the daemon started: QEMU, dnsmasq. They are libvirt's.
+    A daemon that the test started again has the mark, too, and so has what that daemon started. They are libvirt's.
     """
-    spared = {daemon.name[:15] for daemon in daemons} | {"dnsmasq"}
     marker = f"{MARKER}={token}".encode()
     found = []
     for process in processes():
-        if process.pid == os.getpid() or process.name in spared or process.name.startswith("qemu-system"):
+        if process.pid == os.getpid() or is_libvirts(process):
             continue
         if process.session == session or marker in read_proc(process.pid, "environ").split(b"\0"):
             found.append(process)
     return found
+
+
+def is_libvirts(process: Process) -> bool:
+    """Whether a process is a daemon of libvirt, or a domain or name server that such a daemon started."""
+    if DAEMON_NAME.match(process.name):
+        return True
+    if process.name.startswith("qemu-system"):
+        return any(word.startswith(b"guest=") for word in read_proc(process.pid, "cmdline").split(b"\0"))
+    return process.name == "dnsmasq" and b"/libvirt/" in read_proc(process.pid, "cmdline")
 
 
 def described(process: Process) -> str:
@@ -413,8 +421,11 @@ class State:
 
     def __init__(self, directory: Path = STATE) -> None:
         self._file = directory / "state.json"
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise WrapperError(f"cannot use '{directory}': {error.strerror}; tests of libvirt are run as root") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -1245,7 +1256,7 @@ class Command:
         return self._process.pid
 
     def members(self) -> list[Process]:
-        return survivors(self._process.pid, self._token, self._config.daemons)
+        return survivors(self._process.pid, self._token)
 
     def run(self, deadline: float | None, at_deadline: Callable[[list[str]], None]) -> Outcome:
         """Wait until it ends or is ended; nothing of it is left then, or undying names it."""
@@ -1343,6 +1354,11 @@ def write_out(data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(1, view) :]
+
+
+def say(line: str) -> None:
+    """A line on standard output; names in it may be bytes that are no text."""
+    write_out(f"{line}\n".encode(errors="replace"))
 
 
 class Findings:
@@ -1564,7 +1580,7 @@ class Test:
             elif self._found.status is not None and "MAYFLY_TEST_DIR" not in os.environ:  # else judgement.json is read
                 bail = self._found.lines[0]
         if bail is not None:
-            write_out(f"{chr(10) if tap.in_line else ''}Bail out! {bail}\n".encode(errors="replace"))
+            say(f"{chr(10) if tap.in_line else ''}Bail out! {bail}")
         for line in self._found.lines:
             print(f"mayfly_libvirt_test: {line}", file=sys.stderr)
         if outcome.exit_status == 0 and self._found.status is not None and "MAYFLY_TEST_DIR" not in os.environ:
@@ -1663,8 +1679,8 @@ def restore(config: Config, state: State, libvirt: Libvirt) -> list[str]:
         return found
     token, session = state.data.get("token", ""), state.data.get("session", 0)
     if token:
-        found += [described(process) for process in survivors(session, token, config.daemons)]
-        left = end_all(lambda: survivors(session, token, config.daemons), GRACE * config.factor)
+        found += [described(process) for process in survivors(session, token)]
+        left = end_all(lambda: survivors(session, token), GRACE * config.factor)
         if left:
             raise WrapperError(f"an earlier test's processes are still there after SIGKILL: {', '.join(map(described, left))}")
     listing = libvirt.listing()
@@ -2040,9 +2056,11 @@ def run_list(config: Config, options: argparse.Namespace) -> int:
     launcher = [*LAUNCHER, "run", *([] if options.config == CONFIG else ["--config", str(options.config.resolve())])]
     text = json.dumps(list_tests(machine, needs, scripts, launcher), indent=1) + "\n"
     if options.output is None:
-        print(text, end="")
+        say(text.rstrip("\n"))
     else:
-        options.output.write_text(text, encoding="utf-8")
+        new = options.output.with_name(f"{options.output.name}.new")
+        new.write_text(text, encoding="utf-8")
+        new.replace(options.output)
     return 0
 
 
@@ -2073,7 +2091,7 @@ def run_check(config: Config, options: argparse.Namespace) -> int:
             re.MULTILINE,
         )
     )
-    print(json.dumps({"uri": config.uri, "daemons": daemons, "versions": versions}))
+    say(json.dumps({"uri": config.uri, "daemons": daemons, "versions": versions}))
     return 0
 
 
@@ -2085,7 +2103,7 @@ def run_purge(config: Config) -> int:
         prove_own(config, state)
         state.update(clean=False)
         for line in restore(config, state, Libvirt(config)):
-            print(f"removed {line}")
+            say(f"removed {line}")
     finally:
         state.close()
     return 0
@@ -2145,7 +2163,7 @@ def main(arguments: list[str]) -> int:
     except (WrapperError, OSError) as error:
         print(f"mayfly_libvirt_test: {error}", file=sys.stderr)
         if directory is not None:
-            print(f"Bail out! {error}", flush=True)
+            say(f"Bail out! {error}")
             write_judgement(directory, "error", [str(error)])
         return 2
 

@@ -59,7 +59,7 @@ def test_the_scripts_as_tests(listed: Listed) -> None:
     )
     lifecycle = entries["storage/050-transient-lifecycle.t"]
     assert set(lifecycle) == {"name", "command", "parser", "deadline"}
-    assert (lifecycle["parser"], lifecycle["deadline"]) == ("tap", 125)
+    assert (lifecycle["parser"], lifecycle["deadline"]) == ("tap", 185)
     tck = listed.settings["tck"]
     script = f"{tck['tests']}/storage/050-transient-lifecycle.t"
     words = ["run", "--config", str(listed.watched.config), "--deadline", "5", "--name", "storage/050-transient-lifecycle.t", "--"]

@@ -403,6 +403,19 @@ def test_a_judgement_stays_small_and_plain(wrapper: ModuleType, tmp_path: Path) 
     assert len(json.loads(text)["message"]) == 30
 
 
+def test_a_hang_is_not_made_less_by_what_is_found_later(wrapper: ModuleType, tmp_path: Path) -> None:
+    found = wrapper.Findings()
+    for line, status in (("late", "error"), ("hangs", "daemon_hang"), ("left", "error"), ("left", "error")):
+        found.add(line, status)
+    found.write(tmp_path)
+    assert json.loads((tmp_path / "judgement.json").read_text()) == {"status": "daemon_hang", "message": ["late", "hangs", "left"]}
+
+
+def test_nothing_found_is_no_judgement(wrapper: ModuleType, tmp_path: Path) -> None:
+    wrapper.Findings().write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_libvirt_tck_says_of_itself(wrapper: ModuleType) -> None:
     suite = wrapper.read_look("value\turi\tqemu:///system\ncount\thost_block_devices\t2\nkernels\tx86_64\thvm,xen\t/k\t/i\t\n")
     assert (suite.values, suite.counts) == ({"uri": "qemu:///system"}, {"host_block_devices": 2})
