@@ -840,6 +840,7 @@ class Logs:
 
 # --- daemons that hang or die -----------------------------------------------------------------------------------
 
+HELPERS = ("virtlogd", "virtlockd")  # the other daemons wait for these
 POOL_LINE = re.compile(r"^\s*(\w+)\s*:\s*(\d+)\s*$", re.MULTILINE)
 
 
@@ -848,27 +849,33 @@ def read_pool(text: str) -> dict[str, int]:
     return {name: int(value) for name, value in POOL_LINE.findall(text)}
 
 
+def is_full(admin: Done | None) -> bool:
+    """Whether all workers are busy and calls wait for one."""
+    pool = read_pool(admin.out) if admin is not None else {}
+    return pool.get("freeWorkers") == 0 and pool.get("jobQueueDepth", 0) > 0
+
+
 def diagnose(name: str, answers: bool, admin: Done | None, state: str, limit: float) -> str | None:
     """What is wrong with a daemon, None if it works.
 
     answers: an ordinary call came back in time. admin: what its own admin server, which has workers of its own, said of the ordinary
-    workers; None if that cannot be asked.
+    workers, all the time the same if they were full; None if that cannot be asked. What only lists things comes back from a daemon whose
+    workers all wait, for it has priority.
     """
-    if answers:
-        return None
     if state in ("T", "t"):
         return f"{name} hangs: it is stopped (state {state})"
+    pool = read_pool(admin.out) if admin is not None else {}
+    if is_full(admin):
+        return f"{name} hangs: all {pool.get('nWorkers', 0)} workers are busy for {limit:g} s and {pool['jobQueueDepth']} calls wait"
+    if answers:
+        return None
     silent = f"{name} hangs: no answer for {limit:g} s"
-    if admin is None or (admin.status not in (0, None)):
+    if admin is None or admin.status not in (0, None):
         return f"{silent}; its workers cannot be asked for" + (f": {admin.why()}" if admin is not None else "")
     if admin.status is None:
         return f"{silent}, and none on its admin socket either"
-    pool = read_pool(admin.out)
-    busy, waiting = pool.get("nWorkers", 0) - pool.get("freeWorkers", 0), pool.get("jobQueueDepth", 0)
-    if pool.get("freeWorkers") == 0 and waiting:
-        return f"{silent}: all {busy} workers are busy and {waiting} calls wait"
     free, workers = pool.get("freeWorkers", 0), pool.get("nWorkers", 0)
-    return f"{silent}: a call does not return, although {free} of {workers} workers are free and {waiting} calls wait"
+    return f"{silent}: a call does not return, although {free} of {workers} workers are free"
 
 
 @dataclass(frozen=True)
@@ -885,22 +892,37 @@ class Answer:
         return {"answers": self.answers, "workers": read_pool(self.admin.out) if self.admin is not None else {}, "why": self.why}
 
 
-def ask_daemons(config: Config, libvirt: Libvirt) -> list[Answer]:
-    """Ask each running daemon for itself, after libvirt as a whole did not answer."""
+def blamed(hanging: list[Answer]) -> list[Answer]:
+    """Of daemons that hang those that are to blame: the others may only wait for them."""
+    return [answer for answer in hanging if answer.daemon.name in HELPERS] or hanging
+
+
+def ask_daemons(config: Config, libvirt: Libvirt, answered: bool) -> list[Answer]:
+    """Ask each running daemon for itself. answered: libvirt as a whole did; then a daemon may still be full, or have no part in that."""
     limit = config.answer_limit
-    running = [(daemon, now) for daemon in config.active if (now := daemon_process(daemon)) is not None]
     found = []
-    for daemon, now in running:
+    for daemon in config.active:
+        now = daemon_process(daemon)
+        if now is None:
+            continue
         call = PROBES.get(daemon.name)
         # The monolithic daemon is libvirt as a whole.
-        answers = daemon.name != "libvirtd" and call is not None and libvirt.virsh(call, limit).status is not None
-        admin = None
-        if not answers and shutil.which("virt-admin"):
-            admin = libvirt.admin(daemon, "srv-threadpool-info", daemon.name)
+        answers = answered or (daemon.name != "libvirtd" and call is not None and libvirt.virsh(call, limit).status is not None)
+        admin = workers_of(libvirt, daemon, limit) if shutil.which("virt-admin") else None
         if call is None:  # none of our calls reaches it alone
             answers = admin is None or admin.status is not None
         found.append(Answer(daemon, now, answers, admin, diagnose(daemon.name, answers, admin, now.state, limit)))
     return found
+
+
+def workers_of(libvirt: Libvirt, daemon: Daemon, limit: float) -> Done:
+    """What a daemon's admin server says of its workers. If they are full it is asked again, for as long as an answer may take."""
+    until = time.monotonic() + limit
+    while True:
+        admin = libvirt.admin(daemon, "srv-threadpool-info", daemon.name)
+        if not is_full(admin) or time.monotonic() >= until:
+            return admin
+        time.sleep(0.2)
 
 
 def proc_backtrace(pid: int) -> str:
@@ -1370,7 +1392,8 @@ class Findings:
 
     def add(self, line: str, status: str = "error") -> None:
         if line not in self.lines:
-            self.lines.append(line)
+            # What hangs explains the rest.
+            self.lines.insert(len(self.lines) if status == "error" else 0, line)
         if self.status != "daemon_hang":
             self.status = status
 
@@ -1479,15 +1502,14 @@ class Test:
         )
         listing = self._libvirt.listing()
         self._probe = {"at": "deadline", "answered": listing.answered}
-        if not listing.answered:
-            self._ask_daemons(listing)
+        self._ask_daemons(listing)
 
     def _ask_daemons(self, listing: Listing) -> None:
-        """libvirt as a whole did not answer: find out which daemon hangs, and how."""
-        answers = ask_daemons(self._config, self._libvirt)
+        """Find out whether a daemon hangs, which, and how."""
+        answers = ask_daemons(self._config, self._libvirt, listing.answered)
         self._probe.update({answer.daemon.name: answer.summary() for answer in answers})
-        hanging = [answer for answer in answers if answer.why is not None]
-        if not hanging:
+        hanging = blamed([answer for answer in answers if answer.why is not None])
+        if not hanging and not listing.answered:
             self._found.add(f"{listing.error}, though each daemon answers for itself")
         for answer in hanging:
             name = answer.daemon.name
@@ -1507,15 +1529,30 @@ class Test:
                     self._probe.setdefault("at", "end")
                     self._ask_daemons(listing)
             if self._hanging:
-                for name in sorted(self._hanging):
-                    self._daemons.kill(name)
-                listing = self._started_again(sorted(self._hanging))
+                listing = self._cured()
             leaked, errors, self._clean = purge(self._config, self._libvirt, listing)
             self._leaked += leaked
             for error in errors:
                 self._found.add(error)
         except WrapperError as error:
             self._found.add(str(error))
+
+    def _cured(self) -> Listing:
+        """End the daemons that hang and start them again, first those that others wait for."""
+        while True:
+            names, self._hanging = sorted(self._hanging), set()
+            for name in names:
+                self._daemons.kill(name)
+            if not set(names) <= set(HELPERS):
+                return self._started_again(names)
+            self._restarted.update(names)
+            self._daemons.start(names)
+            listing = self._libvirt.listing()
+            if listing.answered:
+                return listing
+            self._ask_daemons(listing)
+            if not self._hanging or self._hanging & set(names):
+                return self._started_again([])
 
     def _explain_deaths(self) -> None:
         kept = set()
@@ -1698,7 +1735,7 @@ def restore(config: Config, state: State, libvirt: Libvirt) -> list[str]:
 def revive(config: Config, libvirt: Libvirt, listing: Listing) -> tuple[Listing, list[str]]:
     """Have a libvirt answer that did not: end the daemons that hang, start those that are gone. Return what there was to do."""
     daemons = Daemons(config)
-    hanging = [] if listing.refused else [answer for answer in ask_daemons(config, libvirt) if answer.why is not None]
+    hanging = [] if listing.refused else [answer for answer in ask_daemons(config, libvirt, False) if answer.why is not None]
     for answer in hanging:
         daemons.kill(answer.daemon.name)
     gone = [daemon.name for daemon in config.active if daemon_process(daemon) is None]

@@ -78,6 +78,7 @@ class PrivateLibvirt:
         assert self._init.stdout
         assert self._init.stderr
         self._init.stdin.write(f'log_outputs = "1:file:{LOG}"\nlog_filters = "{FILTERS}"\nauth_unix_rw = "none"\n')
+        self._init.stdin.write("min_workers = 5\nmax_workers = 5\n")  # few, so that a test can keep all of them busy
         self._init.stdin.close()
         if self._init.stdout.readline() != "ready\n":
             raise RuntimeError(f"cannot make namespaces for a libvirtd: {self._init.stderr.read()}")

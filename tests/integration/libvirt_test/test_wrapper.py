@@ -10,7 +10,7 @@ import re
 import subprocess
 import time
 
-from libvirt_test.private import WRAPPER, Watched
+from libvirt_test.private import LOG, WRAPPER, Watched
 
 VIRSH = "virsh -q -c qemu:///system"
 DOMAIN = """<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><os><type arch='x86_64'>hvm</type></os>
@@ -105,6 +105,47 @@ def test_a_stopped_daemon_is_a_hang_and_the_run_goes_on(watched: Watched) -> Non
     assert daemon["restarted"]
     again = watched.run(f"{VIRSH} list >&2 && echo ok 1 && echo 1..1", kept="again")
     assert (again.returncode, watched.names("again")) == (0, []), again.stderr
+
+
+def test_a_daemon_all_of_whose_workers_wait_is_a_hang(watched: Watched) -> None:
+    logger = watched.libvirt.pid("virtlogd")
+    for number in range(8):
+        watched.libvirt.write(f"/run/wait{number}.xml", DOMAIN.format(name=f"tck{number}", emulator="/usr/bin/qemu-system-x86_64"))
+    create = f"for n in 0 1 2 3 4 5 6 7; do {VIRSH} create /run/wait$n.xml & done; wait; echo ok 1; echo 1..1"
+    done = watched.run(f"kill -STOP {logger}; {create}", "--deadline", "5")
+    assert done.returncode != 0
+    judgement = watched.judgement()
+    assert judgement["status"] == "daemon_hang"
+    assert any("libvirtd hangs: all 5 workers are busy for 2 s and 3 calls wait" in line for line in judgement["message"])
+    assert watched.summary()["probe"]["libvirtd"]["workers"]["freeWorkers"] == 0
+    assert "virLogManager" in watched.kept("backtrace-libvirtd.txt")
+    watched.libvirt.run("kill", "-CONT", str(logger))
+
+
+def test_a_daemon_beside_libvirtd_that_is_stopped(watched: Watched) -> None:
+    logger = watched.libvirt.pid("virtlogd")
+    watched.libvirt.write("/run/domain.xml", LEAKS["domain.xml"])
+    watched.configure(daemons=[{"name": "libvirtd", "log": LOG}, {"name": "virtlogd", "log": "/var/log/libvirt/virtlogd.log"}])
+    done = watched.run(f"kill -STOP {logger}; {VIRSH} create /run/domain.xml; echo ok 1; echo 1..1", "--deadline", "3")
+    assert done.returncode != 0
+    hang, late = watched.judgement()["message"]
+    assert hang == "virtlogd hangs: it is stopped (state T); see backtrace-virtlogd.txt"
+    assert late.startswith("the deadline of 3 s was reached")
+    daemons = watched.summary()["daemons"]
+    assert (daemons["libvirtd"]["restarted"], daemons["virtlogd"]["restarted"]) == (False, True)
+    assert watched.libvirt.pid("virtlogd") != logger
+    watched.libvirt.virsh("create", "/run/domain.xml")
+    watched.libvirt.virsh("destroy", "tck")
+
+
+def test_a_slow_test_is_no_hang(watched: Watched) -> None:
+    done = watched.run("echo 1..1; sleep 300", "--deadline", "1")
+    assert done.returncode == 128 + 15
+    judgement = watched.judgement()
+    assert judgement["status"] == "error"
+    (line,) = judgement["message"]
+    assert line.startswith("the deadline of 1 s was reached; then there were: process ")
+    assert "sleep 300" in line
 
 
 def test_a_daemon_that_dies_is_explained_and_started_again(watched: Watched) -> None:
