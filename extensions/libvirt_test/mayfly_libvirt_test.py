@@ -2016,10 +2016,9 @@ def list_tests(machine: Machine, needs: list[Need], scripts: dict[str, str], lau
         }
         reasons = []
         for need in mine:
-            for one in need.needs:
-                why = unmet(machine, one, known)
-                if why is not None:
-                    reasons.append(f"needs {one}: {why}" + (f" ({need.reason})" if need.reason else ""))
+            lacking = [f"needs {one}: {why}" for one in need.needs if (why := unmet(machine, one, known)) is not None]
+            if lacking:
+                reasons.append("; ".join(lacking) + (f" ({need.reason})" if need.reason else ""))
         if reasons:
             entry["not_run"] = "; ".join(reasons)[:1000]
         entries.append(entry)
