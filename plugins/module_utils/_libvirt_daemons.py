@@ -47,6 +47,7 @@ class Unit:
     active: bool = False
     enabled: bool = False
     state: str = ""  # of its file: enabled, disabled, static, masked, ...
+    pid: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,7 @@ def unit_names() -> list[str]:
 
 
 def read_units(text: str) -> dict[str, Unit]:
-    """Read what `systemctl show -p Id,LoadState,ActiveState,UnitFileState` printed."""
+    """Read what `systemctl show -p Id,LoadState,ActiveState,UnitFileState,MainPID` printed."""
     units = {}
     for block in text.split("\n\n"):
         facts = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
@@ -92,7 +93,12 @@ def read_units(text: str) -> dict[str, Unit]:
             state = facts.get("UnitFileState", "")
             there = facts.get("LoadState") not in ("not-found", "bad-setting", None)
             units[facts["Id"]] = Unit(
-                facts["Id"], there, facts.get("ActiveState") in _ACTIVE, state in ("enabled", "enabled-runtime", "linked"), state
+                name=facts["Id"],
+                there=there,
+                active=facts.get("ActiveState") in _ACTIVE,
+                enabled=state in ("enabled", "enabled-runtime"),
+                state=state,
+                pid=int(facts.get("MainPID") or 0),
             )
     return units
 
@@ -133,6 +139,12 @@ def others_of(mode: str, units: t.Mapping[str, Unit]) -> list[str]:
     kinds = (*(f"{kind}.socket" for kind in (*_SOCKETS, *_REMOTE_SOCKETS)), ".service")
     found = [_unit(units, f"{name}{kind}") for name in DRIVERS[other] for kind in kinds]
     return [unit.name for unit in found if unit.active or unit.enabled]
+
+
+def replaced(exe: str, maps: str) -> bool:
+    """Tell from /proc/<pid>/exe and maps whether a process runs a program, or a library of libvirt, that has been replaced."""
+    gone = [line for line in maps.splitlines() if line.endswith(" (deleted)") and "libvirt" in line]
+    return exe.endswith(" (deleted)") or bool(gone)
 
 
 # --- their configuration ----------------------------------------------------------------------------------------

@@ -156,6 +156,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import typing as t
 from pathlib import Path
 
@@ -204,7 +205,7 @@ class Guest:
         return self.run(["virsh", "-q", "-c", self._uri, *words], seconds)
 
     def units(self) -> dict[str, ld.Unit]:
-        argv = ["systemctl", "show", "-p", "Id,LoadState,ActiveState,UnitFileState", *ld.unit_names()]
+        argv = ["systemctl", "show", "-p", "Id,LoadState,ActiveState,UnitFileState,MainPID", *ld.unit_names()]
         status, output, errors = self.run(argv, UNIT_SECONDS)
         if status:
             raise MayflyError("ask systemd for the units of", "libvirt", errors, "The guest must have been booted with systemd.")
@@ -221,6 +222,15 @@ class Guest:
         """Return the last words of units."""
         argv = ["journalctl", "--no-pager", "-q", "-o", "cat", "-n", str(LOG_SHOWN), *(f"--unit={unit}" for unit in units)]
         return self.run(argv, UNIT_SECONDS)[1].strip()
+
+    def replaced(self, pid: int) -> bool:
+        """Tell whether a daemon was started before its program or libvirt's libraries were installed."""
+        if not pid:
+            return False
+        try:
+            return ld.replaced(os.readlink(f"/proc/{pid}/exe"), read(f"/proc/{pid}/maps"))
+        except (FileNotFoundError, ProcessLookupError):
+            return True  # it has just ended
 
     def domains(self) -> list[str]:
         """Return the domains that run, without asking a daemon, which may be the wrong one."""
@@ -282,7 +292,13 @@ def settings_files(params: Options, daemons: t.Sequence[ld.Daemon]) -> dict[str,
     return files
 
 
-def service_actions(daemons: t.Sequence[ld.Daemon], mode: str, units: t.Mapping[str, ld.Unit], files: t.Sequence[Action]) -> list[Action]:
+def service_actions(
+    daemons: t.Sequence[ld.Daemon],
+    mode: str,
+    units: t.Mapping[str, ld.Unit],
+    files: t.Sequence[Action],
+    replaced: t.Callable[[int], bool],
+) -> list[Action]:
     """Return what is to be done to units."""
     paths = {action.name for action in files if action.changes}
     shared = {"/etc/libvirt/qemu.conf"} & paths
@@ -295,6 +311,8 @@ def service_actions(daemons: t.Sequence[ld.Daemon], mode: str, units: t.Mapping[
             steps.append(Action("update", "service", daemon.unit, "it is not started"))
         elif own or (shared and daemon.name in ("libvirtd", "virtqemud")):
             steps.append(Action("update", "service", daemon.unit, "its settings changed"))
+        elif replaced(units[daemon.unit].pid):
+            steps.append(Action("update", "service", daemon.unit, "its program was installed after it was started"))
         elif any(not units[name].active for name in sockets):
             steps.append(Action("update", "service", daemon.unit, "its sockets are not systemd's"))
     timer = units.get("logrotate.timer")
@@ -420,7 +438,7 @@ def set_up(module: AnsibleModule) -> dict[str, t.Any]:
     daemons = ld.daemons_of(mode, units)
 
     files = [file_action(path, text) for path, text in settings_files(params, daemons).items()]
-    services = service_actions(daemons, mode, units, files)
+    services = service_actions(daemons, mode, units, files, guest.replaced)
     records = [daemon.record(params["log_dir"], True) for daemon in daemons]
     config = {
         "uri": params["uri"],
@@ -478,7 +496,9 @@ def set_up(module: AnsibleModule) -> dict[str, t.Any]:
 
 def check(guest: Guest, params: Options) -> None:
     """Let the program that will watch the tests see for itself."""
-    status, output, errors = guest.run(["python3", WRAPPER, "check", "--config", CONFIG], 6 * params["answer_seconds"])
+    # Its directory may hold what other roles say: they are set up after this one.
+    patience = str(3 * params["answer_seconds"] * params["factor"])
+    status, output, errors = guest.run([sys.executable, WRAPPER, "check", "--wait", patience], 6 * params["answer_seconds"])
     if status:
         raise MayflyError("watch the libvirt under test at", params["uri"], f"{output.strip()} {errors.strip()}".strip(), "")
 

@@ -11,9 +11,10 @@ module: libvirt_source
 short_description: Bring the libvirt under test into a guest
 version_added: 0.2.0
 description:
-  - Installs packages of the distribution, package files that an earlier stage built, an installation that was staged, or builds a source tree.
-  - What is brought is read on the controller, and refused before the guest is changed when something of it is missing, has another checksum,
-    is of several builds, or is for another kind of distribution or architecture.
+  - Installs packages of the distribution, package files that an earlier stage built, or an installation that was staged; or builds
+    a source tree.
+  - What is brought is read on the controller, and refused before the guest is changed when something of it is missing, has another
+    checksum, is of several builds, or is for another kind of distribution or architecture.
   - Dependencies of package files come from the files themselves, and from the guest's package sources where they do not suffice.
   - It needs no Python in the guest.
 options:
@@ -25,7 +26,8 @@ options:
     required: true
   distributions:
     description:
-      - What is known of distributions, by C(<ID>-<VERSION_ID>) of F(/etc/os-release) or C(<ID>-*). Others are refused. Each has C(packages).
+      - What is known of distributions, by C(<ID>-<VERSION_ID>) of F(/etc/os-release) or C(<ID>-*). Others are refused. Each has
+        C(packages).
     type: dict
     required: true
   packages:
@@ -39,7 +41,8 @@ options:
       - Where the package files are, on the controller. Each is a path, or a dictionary with C(path) or C(url) and with C(sha256), which
         a URL must have.
       - A path is a package file, a directory or a tar or zip archive with package files in any depth.
-      - Where a file C(SHA256SUMS) lies in the directory, or at the top of the archive, it must list each package file, and each must be as it says.
+      - Where a file C(SHA256SUMS) lies in the directory, or at the top of the archive, it must list each package file, and each must
+        be as it says.
       - Source packages are left out.
     type: list
     elements: raw
@@ -52,9 +55,9 @@ options:
     default: []
   tree:
     description:
-      - Directory on the controller. With C(meson.build) it is a source tree, which is built and installed in the guest with meson and ninja, as
-        they and all they need are there. With C(usr/sbin/libvirtd) or C(usr/sbin/virtqemud) it is what C(DESTDIR=… meson install) made,
-        which is put over the guest's files. What is in F(/etc) already stays.
+      - Directory on the controller. With C(meson.build) it is a source tree, which is built and installed in the guest; meson, ninja, a
+        compiler and what libvirt is built with must be there. With C(usr/sbin/libvirtd) or C(usr/sbin/virtqemud) it is what
+        C(DESTDIR=... meson install) made, which is put over the guest's files. What is in F(/etc) already stays.
     type: path
   meson_options:
     description:

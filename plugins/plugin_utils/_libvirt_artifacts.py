@@ -86,12 +86,20 @@ def read_package(path: Path) -> Package | None:
 def _read_deb(file: t.BinaryIO) -> dict[str, str]:
     if file.read(8) != b"!<arch>\n":
         raise ValueError("it is no Debian package")
-    while len(header := file.read(60)) == 60:
+    end = file.seek(0, io.SEEK_END)
+    place, fields = 8, None
+    while place < end:
+        file.seek(place)
+        header = file.read(60)
         name, size = header[:16].decode("ascii").rstrip(" /"), int(header[48:58])
+        if place + 60 + size > end:
+            raise ValueError(f"it ends in the middle of {name}")
         if name.startswith("control.tar"):
-            return _control(name, file.read(min(size, _CONTROL_LIMIT)))
-        file.seek(size + size % 2, io.SEEK_CUR)
-    raise ValueError("it has no control archive")
+            fields = _control(name, file.read(min(size, _CONTROL_LIMIT)))
+        place += 60 + size + size % 2
+    if fields is None or not name.startswith("data.tar"):
+        raise ValueError("it has no control archive, or no data archive")
+    return fields
 
 
 def _control(name: str, data: bytes) -> dict[str, str]:
@@ -129,15 +137,19 @@ def _unzstd(data: bytes) -> bytes:
 
 
 _NAME, _VERSION, _RELEASE, _EPOCH, _ARCH, _SOURCERPM = 1000, 1001, 1002, 1003, 1022, 1044
+_SIGSIZE = 1000  # in the signature: the size of all that follows it
 
 
 def _read_rpm(file: t.BinaryIO) -> dict[str, str] | None:
     lead = file.read(96)
     if lead[:4] != b"\xed\xab\xee\xdb":
         raise ValueError("it is no RPM package")
-    signature = _rpm_header(file)[1]
-    file.seek(-signature % 8, io.SEEK_CUR)
+    signature, size = _rpm_header(file)
+    begin = file.seek(-size % 8, io.SEEK_CUR)
     tags, _size = _rpm_header(file)
+    end = file.seek(0, io.SEEK_END)
+    if signature.get(_SIGSIZE, end - begin) != end - begin:
+        raise ValueError(f"it has {end - begin} bytes behind its signature, which says {signature[_SIGSIZE]}")
     if _SOURCERPM not in tags:  # a source package
         return None
     version, release = str(tags[_VERSION]), str(tags[_RELEASE])

@@ -71,7 +71,7 @@ def known(distribution: str, distributions: t.Mapping[str, t.Mapping[str, t.Any]
 def packages_text(names: t.Sequence[str], manager: str) -> str:
     """Shell text that installs packages by name."""
     words = " ".join(shlex.quote(name) for name in names)
-    return "\n".join([*_head(), "cd /", *_install(words, manager, "names")])
+    return "\n".join([*_head(), "cd /", *_install(words, manager, "names"), "unset SYSTEMD_OFFLINE; systemctl daemon-reload"])
 
 
 def files_text(names: t.Sequence[str], manager: str, stamp: str) -> str:
@@ -92,12 +92,10 @@ def tree_text(stamp: str) -> str:
         [
             *_head(),
             'cat > "$dir/tree.tar"',
-            f"[ -d /run/systemd/system ] || {{ echo 'systemd does not run in it' >&2; exit {UNFIT}; }}",
-            'options="--no-same-owner --no-overwrite-dir --keep-directory-symlink -C / -xf"',
-            'tar --exclude=./etc $options "$dir/tree.tar"',
-            'if tar -tf "$dir/tree.tar" ./etc >/dev/null 2>&1; then tar --skip-old-files $options "$dir/tree.tar" ./etc; fi',
+            'put() { tar -C / -xf "$dir/tree.tar" --no-same-owner --no-overwrite-dir --keep-directory-symlink "$@"; }',
+            "put --exclude=./etc",
+            'if tar -tf "$dir/tree.tar" ./etc >/dev/null 2>&1; then put --skip-old-files ./etc; fi',
             "ldconfig",
-            "systemctl daemon-reload",
             *_stamp(stamp),
         ]
     )
@@ -117,7 +115,6 @@ def build_text(options: t.Sequence[str], seconds: float, stamp: str) -> str:
             f"timeout {seconds:.0f} sh -c {shlex.quote(steps)} > build.log 2>&1 || {{ tail -n 30 build.log >&2; exit {UNFIT}; }}",
             "meson install -C build --no-rebuild > build.log 2>&1 || { tail -n 30 build.log >&2; exit 1; }",
             "ldconfig",
-            "systemctl daemon-reload",
             *_stamp(stamp),
         ]
     )
@@ -126,7 +123,9 @@ def build_text(options: t.Sequence[str], seconds: float, stamp: str) -> str:
 def _head() -> list[str]:
     return [
         "set -eu; umask 022",
-        "LC_ALL=C DEBIAN_FRONTEND=noninteractive; export LC_ALL DEBIAN_FRONTEND",
+        f"[ -d /run/systemd/system ] || {{ echo 'systemd does not run in it' >&2; exit {UNFIT}; }}",
+        # Packages' scripts restart daemons, one after the other: whoever sets them up does that, once.
+        "LC_ALL=C DEBIAN_FRONTEND=noninteractive SYSTEMD_OFFLINE=1; export LC_ALL DEBIAN_FRONTEND SYSTEMD_OFFLINE",
         "dir=$(mktemp -d /var/tmp/mayfly-libvirt.XXXXXXXX)",
         "trap 'cd /; rm -rf \"$dir\"' EXIT HUP INT TERM",
     ]
@@ -157,4 +156,8 @@ def _install(words: str, manager: str, what: str) -> list[str]:
 
 
 def _stamp(stamp: str) -> list[str]:
-    return [f"mkdir -p {STAMP.rpartition('/')[0]}", f"echo {shlex.quote(stamp)} > {STAMP}"]
+    return [
+        "unset SYSTEMD_OFFLINE; systemctl daemon-reload",
+        f"mkdir -p {STAMP.rpartition('/')[0]}",
+        f"echo {shlex.quote(stamp)} > {STAMP}",
+    ]
