@@ -404,13 +404,14 @@ def versions(guest: Guest, params: Options) -> dict[str, str]:
     return ld.read_versions(output)
 
 
-def firewall(guest: Guest, mode: str) -> str:
-    """Return which program makes the rules of libvirt's networks."""
-    text = read("/etc/libvirt/network.conf")
-    chosen = next((line.split("=")[1].strip(' "') for line in text.splitlines() if line.startswith("firewall_backend")), "")
-    program = "nft" if chosen == "nftables" else "iptables"
-    status, output, errors = guest.run([program, "--version"], UNIT_SECONDS)
-    return f"{output.strip() if status == 0 else errors.strip()}{f', firewall_backend {chosen}' if chosen else ''}"
+def firewall(guest: Guest) -> str:
+    """Return what the rules of libvirt's networks are made with: nftables has tables of libvirt's own."""
+    status, tables, _errors = guest.run(["nft", "list", "tables"], UNIT_SECONDS)
+    if status == 0 and "libvirt_network" in tables:
+        status, output, _errors = guest.run(["nft", "--version"], UNIT_SECONDS)
+    else:
+        status, output, _errors = guest.run(["iptables", "--version"], UNIT_SECONDS)
+    return output.strip() if status == 0 else ""
 
 
 def packages(guest: Guest) -> dict[str, str]:
@@ -473,7 +474,7 @@ def set_up(module: AnsibleModule) -> dict[str, t.Any]:
         "kernel": platform.release(),
         "mode": mode,
         **found,
-        "firewall": firewall(guest, mode),
+        "firewall": firewall(guest),
         "kvm": opens("/dev/kvm"),
         "network": subnet,
         "packages": packages(guest),

@@ -92,6 +92,7 @@ def tree_text(stamp: str) -> str:
         [
             *_head(),
             'cat > "$dir/tree.tar"',
+            *_no_newer_library(),
             'put() { tar -C / -xf "$dir/tree.tar" --no-same-owner --no-overwrite-dir --keep-directory-symlink "$@"; }',
             "put --exclude=./etc",
             'if tar -tf "$dir/tree.tar" ./etc >/dev/null 2>&1; then put --skip-old-files ./etc; fi',
@@ -99,6 +100,19 @@ def tree_text(stamp: str) -> str:
             *_stamp(stamp),
         ]
     )
+
+
+def _no_newer_library() -> list[str]:
+    """The loader takes the library with the highest number, whoever installed it."""
+    message = '"the library $directory/$newest is newer than $target of the tree, and would be used instead"'
+    return [
+        "link=$(tar -tvf \"$dir/tree.tar\" | sed -n 's|.* [.]\\(/.*/libvirt[.]so[.]0\\) -> \\(libvirt[.]so[.]0[.0-9]*\\)$|\\1 \\2|p')",
+        'if [ -n "$link" ]; then',
+        '  directory=$(dirname "${link% *}") target=${link#* }',
+        '  newest=$({ echo "$target"; cd "$directory" && ls libvirt.so.0.*; } 2>/dev/null | sort -V | tail -n 1)',
+        f'  [ "$newest" = "$target" ] || {{ echo {message} >&2; exit {UNFIT}; }}',
+        "fi",
+    ]
 
 
 def build_text(options: t.Sequence[str], seconds: float, stamp: str) -> str:
