@@ -55,7 +55,7 @@ _ARGUMENTS: dict[str, t.Any] = {
     "left_out": {"type": "list", "elements": "str", "default": []},
 }
 _NUMBERS = ("max_bytes", "file_limit", "total_limit", "file_count", "timeout")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(log|txt)")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(log|txt)|facts\.json")
 
 
 class ActionModule(ActionBase):
@@ -96,7 +96,7 @@ def _check(given: dict[str, t.Any]) -> None:
     """Refuse what cannot work before the guest is asked."""
     for command in given["commands"]:
         if not _NAME.fullmatch(command["name"]) or command["name"].startswith("console.log"):
-            raise AnsibleActionFail(f"Evidence file '{command['name']}' is refused: name it <word>.log or <word>.txt.")
+            raise AnsibleActionFail(f"Evidence file '{command['name']}' is refused: name it <word>.log or <word>.txt, or facts.json.")
     for pattern in given["paths"]:
         _artifacts.check_pattern(pattern)
     if given["directory"] and given["paths"]:

@@ -39,7 +39,7 @@ options:
     suboptions:
       name:
         description:
-          - Name of the file, ending in C(.log) or C(.txt).
+          - Name of the file, ending in C(.log) or C(.txt), or C(facts.json), a JSON object that the verdict shows as facts of the guest.
         type: str
         required: true
       command:

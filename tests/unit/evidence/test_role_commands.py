@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -52,6 +53,15 @@ def test_backtraces_are_asked_of_each_core_dump(tmp_path: Path) -> None:
     assert said[0] == "info of 4711"
     assert said[1].startswith("backtrace of debug 4711 ")
     assert "thread apply all backtrace" in said[1]
+
+
+def test_what_roles_found_is_one_object(tmp_path: Path) -> None:
+    command = COMMANDS["facts.json"].replace("/etc/mayfly/facts.d", str(tmp_path))
+    assert sh(command, tmp_path) == ""
+    (tmp_path / "one.json").write_text('{"a": 1}\n')
+    assert json.loads(sh(command, tmp_path)) == {"one": {"a": 1}}
+    (tmp_path / "two.json").write_text('{"b": "c"}\n')
+    assert json.loads(sh(command, tmp_path)) == {"one": {"a": 1}, "two": {"b": "c"}}
 
 
 def test_without_core_dumps_nothing_is_said(tmp_path: Path) -> None:
