@@ -76,6 +76,12 @@ options:
     type: list
     elements: str
     default: []
+  loop_devices:
+    description:
+      - Number of loop devices to make in O(scratch) and to add to O(block_devices), for a guest without disks to spare.
+      - Each is a sparse file of 1 GiB, and gone when the guest is.
+    type: int
+    default: 0
   network_devices:
     description:
       - Names of network cards of the guest that tests may take. libvirt-tck since 2.0.0 ignores a list of one, so there it is refused.
@@ -173,7 +179,8 @@ PACKAGED_TESTS = "/usr/share/libvirt-tck/tests"
 CONFIG = "/etc/libvirt-tck/mayfly"
 NEEDS = "/etc/mayfly/tck-needs.json"
 NVRAM_TEMPLATES = ("/usr/share/OVMF/OVMF_VARS.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd")
-PERL_WAIT, WRAPPER_WAIT = 60, 300  # seconds, in a guest that is emulated
+LOOP_BYTES = 1 << 30
+PERL_WAIT, TOOL_WAIT, WRAPPER_WAIT = 60, 60, 300  # seconds, in a guest that is emulated
 
 
 class Guest:
@@ -208,6 +215,22 @@ class Guest:
                 "Bake it into the image: add libvirt_tck to mayfly_toolchains and prepare again; or give libvirt_tck_source.",
             )
         return Path(out)
+
+    def loop_of(self, file: Path) -> str:
+        """Return the loop device that shows a file, nothing if none does."""
+        return self._losetup("--list", "--noheadings", "--output=NAME", f"--associated={file}") if file.exists() else ""
+
+    def make_loop(self, file: Path) -> str:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab") as disk:
+            disk.truncate(LOOP_BYTES)
+        return self._losetup("--find", "--show", str(file))
+
+    def _losetup(self, *words: str) -> str:
+        code, out, err = self.run(TOOL_WAIT, "losetup", *words)
+        if code != 0:
+            raise MayflyError("set up a loop device with", words[-1], err, "Has the guest's kernel the module loop?")
+        return out.strip()
 
 
 def read_settings(path: Path) -> dict[str, t.Any]:
@@ -284,6 +307,19 @@ def wrapper(guest: Guest, params: dict[str, t.Any], *words: str) -> str:
     return out
 
 
+def loops(params: dict[str, t.Any], guest: Guest, check_mode: bool) -> tuple[list[Action], list[str]]:
+    """Make the loop devices that are not there; return what was done, and their names. In check mode new ones have none."""
+    actions, names = [], []
+    for number in range(params["loop_devices"]):
+        file = Path(params["scratch"], f"loop{number}.img")
+        name = guest.loop_of(file)
+        actions.append(Action("keep" if name else "create", "loop device", str(file)))
+        if not name and not check_mode:
+            name = guest.make_loop(file)
+        names += [name] if name else []
+    return actions, names
+
+
 def texts(params: dict[str, t.Any], guest: Guest, uri: str) -> tuple[dict[Path, str], str]:
     """Return the files to write, and the version of libvirt-tck."""
     library = guest.library(params["tree"])
@@ -328,6 +364,8 @@ def make_ready(module: AnsibleModule) -> dict[str, t.Any]:
         raise MayflyError(
             "find the wrapper", params["wrapper"], "there is no such file in the guest", "The role libvirt_under_test brings it."
         )
+    looped, names = loops(params, guest, module.check_mode)
+    params["block_devices"] = [*params["block_devices"], *names]
     files, version = texts(params, guest, uri)
     sources = {Path(params["scratch"], place): source for place, source in seeds(params).items()}
     output = Path(params["output"])
@@ -344,12 +382,13 @@ def make_ready(module: AnsibleModule) -> dict[str, t.Any]:
         for action, (path, source) in zip(actions[len(files) :], sources.items()):
             if action.changes:
                 copy(path, source)
-        wrapper(guest, params, "check", "--config", params["settings"])
+        wrapper(guest, params, "check", "--config", params["settings"], "--wait", str(TOOL_WAIT))
         wrapper(guest, params, "list", "--config", params["settings"], "--needs", NEEDS, "--output", str(output))
         after = output.read_text(encoding="utf-8")
         verb = "create" if before is None else "keep" if before == after else "update"
         actions.append(Action(verb, "file", str(output), before=before or "", after=after))
         result |= listed(output)
+    actions += looped
     return {"changed": changed(actions), "actions": sentences(actions), "diff": diff(actions), **result}
 
 
@@ -367,6 +406,7 @@ def main() -> None:
             "usb_devices": {**devices, "elements": "dict"},
             "pci_devices": {**devices, "elements": "dict"},
             "block_devices": {**devices, "elements": "str"},
+            "loop_devices": {"type": "int", "default": 0},
             "network_devices": {**devices, "elements": "str"},
             "other_uri": {"type": "str", "default": ""},
             "needs": {"type": "dict", "required": True},
