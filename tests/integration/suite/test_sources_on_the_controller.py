@@ -1,7 +1,7 @@
 # Copyright: the Mayfly authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Sources of libvirt-tck over the loopback: what is taken, what is refused, and that nothing half stays behind."""
+"""Sources of libvirt-tck over the loopback, and wheels of Avocado: what is taken, what is refused, and that nothing half stays behind."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import os
 import subprocess
 import tarfile
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,19 @@ IDENTITY = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NA
 class Module:
     """The module as Ansible runs it: a process of its own that is given arguments and answers in JSON."""
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, name: str, cache: Path) -> None:
+        self.name = name
         self.cache = cache
 
     def __call__(self, check: bool = False, **options: Any) -> dict[str, Any]:
         words = {"cache": str(self.cache), "_ansible_check_mode": check, **options}
-        script = "from ansible_collections.mayfly.virt.plugins.modules import libvirt_tck_source; libvirt_tck_source.main()"
-        given = "import ansible.module_utils.basic as basic, sys; basic._ANSIBLE_PROFILE, basic._ANSIBLE_ARGS = 'legacy', sys.argv[1].encode(); "
+        script = (
+            "import sys; from ansible.module_utils import basic; "
+            "basic._ANSIBLE_PROFILE, basic._ANSIBLE_ARGS = 'legacy', sys.argv[1].encode(); "
+            f"from ansible_collections.mayfly.virt.plugins.modules import {self.name} as module; module.main()"
+        )
         done = subprocess.run(
-            [str(ROOT / ".venv/bin/python"), "-c", given + script, json.dumps({"ANSIBLE_MODULE_ARGS": words})],
+            [str(ROOT / ".venv/bin/python"), "-c", script, json.dumps({"ANSIBLE_MODULE_ARGS": words})],
             env={**os.environ, "PYTHONPATH": str(ROOT / "build/collections")},
             capture_output=True,
             text=True,
@@ -52,7 +57,7 @@ class Module:
 
 @pytest.fixture
 def module(tmp_path: Path) -> Module:
-    return Module(tmp_path / "cache")
+    return Module("libvirt_tck_source", tmp_path / "cache")
 
 
 @pytest.fixture
@@ -187,3 +192,57 @@ def test_sources_are_not_mixed(module: Module, tree: Path) -> None:
     assert "required together" in module(archive="a.tar")["msg"]
     assert "there is no such directory" in module(path=str(tree / "nowhere"))["msg"]
     assert "lib/Sys/Virt/TCK.pm" in module(path=str(tree / "conf"))["msg"]
+
+
+# -- Avocado -------------------------------------------------------------------------------------------------------------
+
+
+class Wheels:
+    """A directory of wheels that are wheels, and requirements that pin them."""
+
+    def __init__(self, directory: Path, version: str = "113.0") -> None:
+        self.directory = directory / "wheels"
+        self.requirements = directory / "requirements.txt"
+        self.directory.mkdir()
+        self.wheel = self.directory / f"avocado_framework-{version}-py3-none-any.whl"
+        with zipfile.ZipFile(self.wheel, "w") as archive:
+            archive.writestr("avocado/__init__.py", "")
+            archive.writestr(
+                f"avocado_framework-{version}.dist-info/entry_points.txt", "[console_scripts]\navocado = avocado.core.main:main\n"
+            )
+        digest = hashlib.sha256(self.wheel.read_bytes()).hexdigest()
+        self.requirements.write_text(f"avocado-framework=={version} \\\n    --hash=sha256:{digest}\n")
+
+    def options(self) -> dict[str, str]:
+        return {"requirements": str(self.requirements), "wheels": str(self.directory), "python": "3.11", "machine": "x86_64"}
+
+
+def test_an_environment_from_a_directory_of_wheels(tmp_path: Path) -> None:
+    wheels, module = Wheels(tmp_path), Module("avocado_environment", tmp_path / "cache")
+    predicted = module(check=True, **wheels.options())
+    assert (predicted["changed"], "archive" in predicted, module.packed()) == (True, False, [])
+    made = module(**wheels.options())
+    assert (made["changed"], made["version"], made["key"]) == (True, "113.0", predicted["key"])
+    with tarfile.open(made["archive"]) as archive:
+        names = archive.getnames()
+        assert {"pyvenv.cfg", "bin/python3", "bin/avocado", "lib/python3.11/site-packages/avocado/__init__.py"} <= set(names)
+        key = archive.extractfile("mayfly-key")
+        assert key is not None
+        assert key.read().decode().strip() == made["key"]
+    assert not module(**wheels.options())["changed"]
+    assert module(**{**wheels.options(), "python": "3.12"})["key"] != made["key"]
+
+
+def test_a_wheel_that_was_changed_is_not_taken(tmp_path: Path) -> None:
+    wheels, module = Wheels(tmp_path), Module("avocado_environment", tmp_path / "cache")
+    with zipfile.ZipFile(wheels.wheel, "a") as archive:
+        archive.writestr("avocado/more.py", "")
+    result = module(**wheels.options())
+    assert "of avocado_framework-113.0-py3-none-any.whl none has a checksum that is pinned" in result["msg"]
+    assert module.packed() == []
+
+
+def test_an_avocado_that_hides_failures_is_not_taken(tmp_path: Path) -> None:
+    wheels, module = Wheels(tmp_path, "103.0"), Module("avocado_environment", tmp_path / "cache")
+    assert module(**wheels.options())["msg"].startswith("Avocado '103.0' is refused: it is older than 108")
+    assert not module.cache.exists()
