@@ -180,7 +180,10 @@ CONFIG = "/etc/libvirt-tck/mayfly"
 NEEDS = "/etc/mayfly/tck-needs.json"
 NVRAM_TEMPLATES = ("/usr/share/OVMF/OVMF_VARS.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd")
 LOOP_BYTES = 1 << 30
-PERL_WAIT, TOOL_WAIT, WRAPPER_WAIT = 60, 60, 300  # seconds, in a guest that is emulated
+# Seconds, in a guest that is emulated.
+PERL_WAIT = 60
+TOOL_WAIT = 60
+WRAPPER_WAIT = 300
 
 
 class Guest:

@@ -147,7 +147,7 @@ def from_archive(location: str, sha256: str) -> dict[str, File]:
         if "://" in location:
             content = open_url(location, http_agent="mayfly.virt", timeout=60).read(LIMIT + 1)
         else:
-            content = Path(location).expanduser().read_bytes()
+            content = Path(location).read_bytes()
     except (OSError, urllib.error.URLError) as error:
         raise MayflyError("fetch archive", location, str(error), "Is it there, and can the controller reach it?") from error
     if len(content) > LIMIT:
