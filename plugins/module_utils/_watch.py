@@ -444,3 +444,9 @@ def read_events(paths: WatchPaths) -> list[Record]:
         return last_watch(paths.events.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
+
+
+def last_stop_on(paths: WatchPaths) -> str:
+    """Return what the last watcher of the run was told to end suites at, empty when there was none."""
+    events = read_events(paths)
+    return str(events[0].get("stop_on", "")) if events else ""

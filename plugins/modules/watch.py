@@ -36,9 +36,9 @@ options:
     description:
       - What ends the suites of a guest at once. V(panic) is the death of its kernel or its domain, V(trouble) any complaint of its
         kernel that O(allow) does not cover, too.
+      - When it is left out, it is what the run's last watcher was told, and V(panic) if there was none.
     type: str
     choices: [panic, trouble, never]
-    default: panic
   allow:
     description:
       - Complaints of the kernel that are accepted. A panic never is.
@@ -145,7 +145,7 @@ RETURNED_EVENTS = 100
 OPTIONS: dict[str, t.Any] = {
     "run": {"type": "str", "required": True},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "stop_on": {"type": "str", "choices": list(_watch.STOP_ON), "default": "panic"},
+    "stop_on": {"type": "str", "choices": list(_watch.STOP_ON)},
     "allow": {
         "type": "list",
         "elements": "dict",
@@ -178,8 +178,9 @@ def present(module: AnsibleModule, paths: _watch.WatchPaths) -> dict[str, t.Any]
         return {"steps": steps, "guests": guests}
     if process and alive:  # it watches other guests
         _watch.stop(process)
+    stop_on = module.params["stop_on"] or _watch.last_stop_on(paths) or "panic"
     listen = functools.partial(Events, module.params["uri"])
-    pid = _watch.start(paths, guests, lambda: _watch.Watcher(paths, guests, module.params["stop_on"], allowances, listen))
+    pid = _watch.start(paths, guests, lambda: _watch.Watcher(paths, guests, stop_on, allowances, listen))
     return {"steps": steps, "pid": pid, "guests": guests}
 
 

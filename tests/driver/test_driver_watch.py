@@ -57,6 +57,18 @@ def test_a_watch_from_beginning_to_end(host: Host, made: Modules) -> None:
     assert made("watch", run="r1", state="absent")["changed"] is False
 
 
+def test_a_watch_that_has_ended_begins_again_as_it_was(host: Host, made: Modules) -> None:
+    """Suites are run once more after their evidence was collected, by a playbook that knows the job file no more."""
+    made("watch", run="r1", stop_on="trouble")
+    made("watch", run="r1", state="absent")
+    again = made("watch", run="r1")
+    assert (again["changed"], again["actions"]) == (True, ["create watcher r1"])
+    made("watch", run="r1", state="absent")
+    events = [json.loads(line) for line in (host.run_dir() / "watch.jsonl").read_text().splitlines()]
+    assert [event["stop_on"] for event in events if event["event"] == "watch_start"] == ["trouble", "trouble"]
+    assert [event["event"] for event in events].count("watch_end") == 2
+
+
 def test_a_watcher_that_was_killed_is_told_and_replaced(made: Modules) -> None:
     pid = made("watch", run="r1")["pid"]
     handle = os.pidfd_open(pid)

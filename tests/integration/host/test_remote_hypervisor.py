@@ -123,6 +123,12 @@ def test_a_job_on_a_remote_hypervisor(controller: Controller, clean: None) -> No
     assert [test["name"] for test in verdict["suites"][0]["tests"]] == [f"this is one-{RUN}"]
     assert "Linux version" in (results / "guests" / "one" / "console.log").read_text(errors="replace")
     assert "Linux version" in (results / "guests" / "one" / "dmesg.log").read_text()
+
+    controller.play("run")
+    watched = [json.loads(line)["event"] for line in (STATE_DIR / "runs" / RUN / "watch.jsonl").read_text().splitlines()]
+    assert watched.count("watch_start") == 2, "it is watched again when it is run again"
+    assert "watch_start" in watched[watched.index("watch_end") :]
+    assert watched[-1] != "watch_end"
     controller.play("cleanup")
     assert not access.exists(), "keys of a run that is gone"
     assert not os.listdir(access.parent)
