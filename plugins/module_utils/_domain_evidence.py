@@ -20,6 +20,7 @@ from ._domain_xml import SeenDomain
 from ._errors import MayflyError
 from ._libvirt import Hypervisor
 from ._lxml import etree
+from ._patience import Patient
 from ._run import RunPaths
 from ._screenshot import to_png
 from ._types import RunCommand
@@ -88,14 +89,17 @@ class Autopsy:
 
     def __init__(
         self,
-        hypervisor: Hypervisor,
+        hypervisor: Hypervisor | Patient | None,
         paths: RunPaths,
         domain: SeenDomain | None,
         state: str,
         wanted: Wanted,
         daemon: DaemonLog,
         run_command: RunCommand,
+        unknown: str = "",
     ) -> None:
+        """'unknown' says why libvirt does not tell whether there is such a domain; then there are only files to look at."""
+        self._unknown = unknown
         self._hypervisor = hypervisor
         self._run_command = run_command
         self._paths = paths
@@ -121,15 +125,24 @@ class Autopsy:
             if self._state != "running":
                 self.left_out.append(f"the domain is {self._state}: what only the guest itself could tell is not there")
             self._look(self._domain)
+        elif self._unknown:
+            self.missing["domain.xml"] = self._unknown
         else:
             self.left_out.append("the domain is gone: only its console, its overlay and QEMU's log are left")
         if self._wants(self._wanted.overlay):
-            self._keep_overlay()
+            if self._unknown:  # it may be running, and its disk half written
+                self.missing["overlay.qcow2"] = self._unknown
+            else:
+                self._keep_overlay()
         self._logs()
         self._consoles()
 
     def _look(self, domain: SeenDomain) -> None:
-        xml = self._hypervisor.xml(domain.uuid)
+        try:
+            xml = self._hypervisor.xml(domain.uuid)
+        except MayflyError as error:
+            self.missing["domain.xml"] = str(error)
+            return
         self._write("domain.xml", xml.encode())
         self._try("domain.json", lambda: _as_json(self._hypervisor.condition(domain.uuid)))
         if not has_screen(xml):

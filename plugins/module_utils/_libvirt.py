@@ -14,6 +14,7 @@ import typing as t
 
 from ._domain_xml import SeenDomain, parse
 from ._errors import MayflyError
+from ._patience import ANSWER_TIMEOUT, within
 
 libvirt: t.Any
 LIBVIRT_ERROR: str | None
@@ -81,11 +82,12 @@ class Hypervisor:
         self.uri = uri
 
     @classmethod
-    def open(cls, uri: str, *, read_only: bool = False) -> Hypervisor:
+    def open(cls, uri: str, answer_timeout: float = ANSWER_TIMEOUT, *, read_only: bool = False) -> Hypervisor:
         # libvirt prints every error to stderr beside raising it; the exception is enough.
         libvirt.registerErrorHandler(lambda *_unused: None, None)
+        opener = libvirt.openReadOnly if read_only else libvirt.open
         try:
-            connection = libvirt.openReadOnly(uri) if read_only else libvirt.open(uri)
+            connection = within(answer_timeout, lambda: opener(uri), "connect to libvirt at", uri)
         except libvirt.libvirtError as error:
             raise MayflyError("connect to libvirt at", uri, error.get_error_message() or str(error), DAEMON_REMEDY) from error
         return cls(connection, uri)

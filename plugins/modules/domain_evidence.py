@@ -71,6 +71,12 @@ options:
       - Seconds to wait for each word of the kernel of a domain that hangs.
     type: int
     default: 15
+  answer_timeout:
+    description:
+      - Seconds libvirt may take for an answer, and ten times as many for a dump of the memory. What it has not given by then is missing,
+        and the domain is not asked about again. While its daemon hangs there are still consoles and QEMU's logs.
+    type: int
+    default: 60
 attributes:
   check_mode:
     description: Can run in C(check_mode) and return changed status prediction without modifying target.
@@ -113,7 +119,9 @@ results:
       description: Name of the domain.
       type: str
     state:
-      description: V(running), V(paused), V(crashed) or another state of libvirt's, V(gone) when there is none.
+      description:
+        - V(running), V(paused), V(crashed) or another state of libvirt's, V(gone) when there is no such domain, V(unknown) when libvirt
+          does not tell.
       type: str
     directory:
       description: Directory on the hypervisor with the files.
@@ -141,15 +149,18 @@ results:
       left_out: ["screenshot.png: the domain has no video device"]
 """
 
+import contextlib
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _module
 from ..module_utils._domain_evidence import Autopsy, DaemonLog, Wanted
-from ..module_utils._errors import InvalidInput
+from ..module_utils._domain_xml import SeenDomain
+from ..module_utils._errors import InvalidInput, MayflyError
 from ..module_utils._libvirt import Hypervisor
 from ..module_utils._names import check_domain_name, check_run_id, check_unique
+from ..module_utils._patience import ANSWER_TIMEOUT, Patient
 from ..module_utils._purge import owned
 from ..module_utils._run import RunPaths
 
@@ -161,27 +172,41 @@ def check(params: dict[str, t.Any]) -> None:
     for name in params["hung"]:
         if name not in params["domains"]:
             raise InvalidInput("Domain", name, "it is said to hang and is not among the domains", "Name it in both.")
-    for option in ("dump_limit_mib", "overlay_limit_mib", "patience"):
+    for option in ("dump_limit_mib", "overlay_limit_mib", "patience", "answer_timeout"):
         if params[option] <= 0:
             raise InvalidInput("Option", option, f"it is {params[option]}", "Give a positive number.")
 
 
-def gather(module: AnsibleModule, hypervisor: Hypervisor, paths: RunPaths) -> list[dict[str, t.Any]]:
+def connect(module: AnsibleModule) -> tuple[Patient | None, str]:
+    """Return a hypervisor, or why there is none: what lies in files can be had all the same."""
+    try:
+        return Patient(Hypervisor.open(module.params["uri"], module.params["answer_timeout"]), module.params["answer_timeout"]), ""
+    except MayflyError as error:
+        return None, str(error)
+
+
+def gather(module: AnsibleModule, hypervisor: Patient | None, unknown: str, paths: RunPaths) -> list[dict[str, t.Any]]:
     params = module.params
-    seen = {domain.name: domain for domain in owned(hypervisor.domains(), paths.state_dir, paths.run)}
-    states = hypervisor.states()
+    seen: dict[str, SeenDomain] = {}
+    states: dict[str, str] = {}
+    if hypervisor is not None:
+        try:
+            seen = {domain.name: domain for domain in owned(hypervisor.domains(), paths.state_dir, paths.run)}
+            states = hypervisor.states()
+        except MayflyError as error:
+            seen, unknown = {}, str(error)
     run_command = _module.Tools(module).run
     daemon = DaemonLog(run_command)
     results = []
     for name in params["domains"]:
         domain = seen.get(name)
-        state = states.get(domain.uuid, "gone") if domain else "gone"
+        state = states.get(domain.uuid, "gone") if domain else "unknown" if unknown else "gone"
         wanted = Wanted(
             name,
             name in params["hung"],
             **{option: params[option] for option in ("memory_dump", "dump_limit_mib", "patience", "overlay", "overlay_limit_mib")},
         )
-        autopsy = Autopsy(hypervisor, paths, domain, state, wanted, daemon, run_command)
+        autopsy = Autopsy(hypervisor, paths, domain, state, wanted, daemon, run_command, unknown)
         autopsy.perform()
         result = {"name": name, "state": state, "directory": str(autopsy.directory)}
         for kind, file in (("dump", autopsy.dump), ("overlay", autopsy.overlay)):
@@ -201,6 +226,7 @@ def main() -> None:
             "overlay": {"type": "str", "choices": ["on_crash", "never", "always"], "default": "never"},
             "overlay_limit_mib": {"type": "int", "default": 8192},
             "patience": {"type": "int", "default": 15},
+            "answer_timeout": {"type": "int", "default": ANSWER_TIMEOUT},
         },
     )
     with _module.failing(module):
@@ -208,8 +234,9 @@ def main() -> None:
         paths = RunPaths(_module.state_dir(module), module.params["run"])
         if module.check_mode or not paths.dir.is_dir():
             module.exit_json(changed=module.check_mode, results=[])
-        with Hypervisor.open(module.params["uri"]) as hypervisor:
-            results = gather(module, hypervisor, paths)
+        hypervisor, unknown = connect(module)
+        with hypervisor or contextlib.nullcontext():
+            results = gather(module, hypervisor, unknown, paths)
     module.exit_json(changed=True, results=results)
 
 

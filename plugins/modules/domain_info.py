@@ -130,6 +130,7 @@ import typing as t
 from ..module_utils import _module
 from ..module_utils._domain_xml import SeenDomain
 from ..module_utils._libvirt import Hypervisor, Lease
+from ..module_utils._patience import ANSWER_TIMEOUT, Patient
 from ..module_utils._purge import leases_of, owned
 
 
@@ -165,7 +166,7 @@ def main() -> None:
         },
     )
     run, names = module.params["run"], module.params["names"]
-    with _module.failing(module), Hypervisor.open(module.params["uri"]) as hypervisor:
+    with _module.failing(module), Patient(Hypervisor.open(module.params["uri"]), ANSWER_TIMEOUT) as hypervisor:
         domains = owned(hypervisor.domains(), _module.state_dir(module), run)
         wanted = [domain for domain in domains if names is None or domain.name in names]
         states = hypervisor.states()

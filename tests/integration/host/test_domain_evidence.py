@@ -9,6 +9,7 @@ import json
 import shutil
 import struct
 import subprocess
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import Host, Module, Playbook, domain
+from wedge import DOMAIN_GET_STATE, Wedge
 
 from ansible_collections.mayfly.virt.plugins.module_utils import _vmcore
 from ansible_collections.mayfly.virt.plugins.plugin_utils import _job
@@ -147,3 +149,22 @@ def test_nothing_is_collected_without_the_secrets_of_the_job(tmp_path: Path) -> 
     assert verdict["verdict"] == "error"
     assert any("prepared with 1 secrets in mayfly_secrets, and there are 0 now" in reason for reason in verdict["reasons"])
     assert not (results / "guests").exists()
+
+
+def test_a_libvirt_that_does_not_answer_keeps_nobody_waiting(module: Module, run: dict[str, Any], tmp_path: Path) -> None:
+    """Neither about one domain, nor at all: what lies in files is had."""
+    module("domain", run=run, domains=[domain(NAME, "tiny=silent")])
+    began = time.monotonic()
+    with Wedge(tmp_path, {DOMAIN_GET_STATE}) as wedge:
+        found = look(module, uri=wedge.uri, answer_timeout=3, memory_dump="always")
+    assert (found["state"], found["dump"]) == ("running", "")
+    assert "libvirt has not answered within 3 s" in found["missing"]["domain.json"]
+    assert "libvirt has not answered before" in found["missing"]["memory.vmcore"]
+    assert f"<name>{NAME}</name>" in (Path(found["directory"]) / "domain.xml").read_text()
+    with Wedge(tmp_path, None) as wedge:
+        found = look(module, uri=wedge.uri, answer_timeout=3, memory_dump="always")
+    assert (found["state"], list(found["missing"])) == ("unknown", ["domain.xml"])
+    assert "libvirt has not answered within 3 s" in found["missing"]["domain.xml"]
+    assert "qemu-system-x86_64" in (Path(found["directory"]) / "qemu.log").read_text()
+    assert (Path(found["directory"]) / "console.log").exists()
+    assert time.monotonic() - began < 120
