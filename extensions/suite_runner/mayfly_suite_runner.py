@@ -127,7 +127,7 @@ FILES_LOOKED_AT = 10_000  # and how many may lie there
 JUDGEMENT_LIMIT = 64 * 1024
 
 AVOCADO_OLDEST = 108  # before, one SKIP hides the failures of a test
-AVOCADO_SILENT = 180.0  # how long it may take to start, or from one test to the next,
+AVOCADO_SILENT = 120.0  # how long it may take to start, or from one test to the next, times deadline_factor,
 AVOCADO_ENDING = 60.0  # and to end after the last one
 AVOCADO_LATE = 20.0  # the same when the suite's deadline has passed
 ASKING_LIMIT = 10.0  # for a task of it to say which test it asks for, and to take the answer
@@ -3112,6 +3112,7 @@ class Avocado:
         self._left = dict(enumerate(cases, start=1))
         self._answers: dict[int, str] = {}
         self._job = os.urandom(20).hex()
+        self._factor = suite.spec.deadline_factor  # an emulated guest needs more time for all of this, too
         self._old: str | None = None  # a version that cannot be used
         self._cut_short = False  # by the suite's deadline, or because the runner is told to stop
 
@@ -3182,7 +3183,7 @@ class Avocado:
                 if not self._answer(connection):
                     return
         asked = time.monotonic()
-        limit = min(asked + AVOCADO_ENDING, max(self._suite.limit, asked + AVOCADO_LATE))
+        limit = min(asked + AVOCADO_ENDING * self._factor, max(self._suite.limit, asked + AVOCADO_LATE))
         while process.poll() is None:
             if self._suite.loop.stop:
                 self._cut_short = True
@@ -3194,7 +3195,8 @@ class Avocado:
 
     def _next(self, command: Command, process: subprocess.Popen[bytes], door: socket.socket) -> socket.socket | None:
         """Wait for the next task; None if none comes."""
-        silent = time.monotonic() + AVOCADO_SILENT
+        began = time.monotonic()
+        silent = began + AVOCADO_SILENT * self._factor
         selector = self._suite.loop.selector
         selector.register(door, selectors.EVENT_READ, KNOCK)  # only while we look there
         try:
@@ -3207,7 +3209,7 @@ class Avocado:
                 with contextlib.suppress(BlockingIOError):  # nobody is there
                     return door.accept()[0]
                 if time.monotonic() >= silent:
-                    self.errors.append(f"{AVOCADO_NAME} asked for no test for {AVOCADO_SILENT:.0f} s")
+                    self.errors.append(f"{AVOCADO_NAME} asked for no test for {silent - began:.0f} s")
                     return None
                 command.take(min(silent, self._suite.limit))
         finally:
@@ -3216,7 +3218,7 @@ class Avocado:
     def _answer(self, connection: socket.socket) -> bool:
         """Run the test that is asked for; tell whether Avocado may go on."""
         try:
-            connection.settimeout(ASKING_LIMIT)
+            connection.settimeout(ASKING_LIMIT * self._factor)
             number, version = self._question(connection)
         except (OSError, ValueError) as error:
             self.errors.append(f"a task of {AVOCADO_NAME} asked for no test: {error}")
@@ -3260,7 +3262,7 @@ class Avocado:
         if command.errors:
             return "; ".join(command.errors)
         asked = self._command([program, "--version"], home, None)
-        asked.run(time.monotonic() + PROBE_LIMIT, ExitCodeParser(AVOCADO_NAME, 0.0), lambda _events: None)
+        asked.run(time.monotonic() + PROBE_LIMIT * self._factor, ExitCodeParser(AVOCADO_NAME, 0.0), lambda _events: None)
         version = " ".join([*asked.errors, *asked.tail][-1:]) or "nothing"
         how = "; ".join(self.errors) or how_it_ended(command.end)
         tail = " | ".join(line.strip() for line in command.tail if line.strip())[-500:] or "nothing"

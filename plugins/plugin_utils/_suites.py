@@ -47,8 +47,8 @@ def specification(suite: t.Mapping[str, t.Any], cwd: str | None = None, factor: 
         spec["harness"] = suite["harness"]
     if kinds == ["tests"]:
         spec["tests"] = [_entry(suite["name"], entry, factor) for entry in suite["tests"]]
-        if any(entry.get("list") for entry in suite["tests"]):
-            spec["deadline_factor"] = factor  # what a file in the guest lists is multiplied there
+        if "harness" in spec or any(entry.get("list") for entry in suite["tests"]):
+            spec["deadline_factor"] = factor  # what a file in the guest lists, and what a harness takes for itself, are multiplied there
     else:
         spec["command"] = suite[kinds[0]]
     if cwd is not None:

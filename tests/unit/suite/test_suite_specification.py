@@ -53,7 +53,8 @@ def test_lists_and_harness(runner: ModuleType) -> None:
     assert (spec["harness"], spec["deadline_factor"], spec["tests"][0]["deadline"]) == ("avocado", 6, 60)
     read = runner.read_spec(json.dumps(spec))
     assert (read.harness, read.deadline_factor, read.tests[0].list_file) == ("avocado", 6.0, "/etc/tests.json")
-    # Only a file in the guest is multiplied there, and what everybody has is not said.
+    assert "deadline_factor" in _suites.specification({"name": "s", "tests": [{"list": "/etc/tests.json"}]})
+    # Only what a file in the guest lists, and the harness, are multiplied there; and what everybody has is not said.
     plain = _suites.specification({"name": "s", "harness": "builtin", "tests": [{"command": "x"}]}, None, 6)
     assert set(plain) == {"suite", "parser", "deadline", "tests"}
     _suites.check({"name": "s", "harness": "builtin", "command": "x"})
