@@ -865,11 +865,11 @@ def diagnose(name: str, answers: bool, admin: Done | None, state: str, limit: fl
     if state in ("T", "t"):
         return f"{name} hangs: it is stopped (state {state})"
     pool = read_pool(admin.out) if admin is not None else {}
+    silent = f"{name} hangs: no answer for {limit:g} s"
     if is_full(admin):
-        return f"{name} hangs: all {pool.get('nWorkers', 0)} workers are busy for {limit:g} s and {pool['jobQueueDepth']} calls wait"
+        return f"{silent}: all {pool.get('nWorkers', 0)} workers are busy and {pool['jobQueueDepth']} calls wait"
     if answers:
         return None
-    silent = f"{name} hangs: no answer for {limit:g} s"
     if admin is None or admin.status not in (0, None):
         return f"{silent}; its workers cannot be asked for" + (f": {admin.why()}" if admin is not None else "")
     if admin.status is None:
@@ -1513,7 +1513,7 @@ class Test:
             self._found.add(f"{listing.error}, though each daemon answers for itself")
         for answer in hanging:
             name = answer.daemon.name
-            self._found.add(f"{answer.why}; see backtrace-{name}.txt", "daemon_hang")
+            self._found.add(f"{answer.why}; backtraces in backtrace-{name}.txt", "daemon_hang")
             self._hanging.add(name)
             text = live_backtrace(answer.process.pid, self._config.factor)
             (self._directory / f"backtrace-{name}.txt").write_text(f"{answer.why}\n\n{text}", errors="replace")

@@ -116,7 +116,7 @@ def test_a_daemon_all_of_whose_workers_wait_is_a_hang(watched: Watched) -> None:
     assert done.returncode != 0
     judgement = watched.judgement()
     assert judgement["status"] == "daemon_hang"
-    assert any("libvirtd hangs: all 5 workers are busy for 2 s and 3 calls wait" in line for line in judgement["message"])
+    assert any("libvirtd hangs: no answer for 2 s: all 5 workers are busy and 3 calls wait" in line for line in judgement["message"])
     assert watched.summary()["probe"]["libvirtd"]["workers"]["freeWorkers"] == 0
     assert "virLogManager" in watched.kept("backtrace-libvirtd.txt")
     watched.libvirt.run("kill", "-CONT", str(logger))
@@ -129,7 +129,7 @@ def test_a_daemon_beside_libvirtd_that_is_stopped(watched: Watched) -> None:
     done = watched.run(f"kill -STOP {logger}; {VIRSH} create /run/domain.xml; echo ok 1; echo 1..1", "--deadline", "3")
     assert done.returncode != 0
     hang, late = watched.judgement()["message"]
-    assert hang == "virtlogd hangs: it is stopped (state T); see backtrace-virtlogd.txt"
+    assert hang == "virtlogd hangs: it is stopped (state T); backtraces in backtrace-virtlogd.txt"
     assert late.startswith("the deadline of 3 s was reached")
     daemons = watched.summary()["daemons"]
     assert (daemons["libvirtd"]["restarted"], daemons["virtlogd"]["restarted"]) == (False, True)

@@ -117,7 +117,7 @@ def test_a_daemon_that_answers_does_not_hang(wrapper: ModuleType) -> None:
 @pytest.mark.parametrize("answers", [True, False])
 def test_a_daemon_whose_workers_all_wait_hangs_though_it_still_lists(wrapper: ModuleType, answers: bool) -> None:
     full = wrapper.Done(0, POOL.format(free=0, queue=3))
-    assert diagnosis(wrapper, answers, full) == "virtqemud hangs: all 20 workers are busy for 10 s and 3 calls wait"
+    assert diagnosis(wrapper, answers, full) == "virtqemud hangs: no answer for 10 s: all 20 workers are busy and 3 calls wait"
 
 
 def test_kinds_of_hanging(wrapper: ModuleType) -> None:
