@@ -67,6 +67,7 @@ MARKER = "MAYFLY_LIBVIRT_TEST"  # in the environment of a test's processes
 
 # All in seconds, for a machine with KVM; the configured factor stretches them.
 GRACE = 5.0  # between TERM and KILL, and for what is left after KILL
+STOP_GRACE = 1.0
 ENDING = 0.2  # what goes away by itself after its command is not left behind
 DRAIN = 1.0
 VIRSH_LIMIT = 60.0  # for removing leftovers
@@ -1236,7 +1237,7 @@ class Outcome:
     """How the command ended."""
 
     status: int | None = None
-    signal: str | None = None
+    signal: int = signal.SIGKILL.value  # that ended it, if it has no status
     timed_out: bool = False
     stopped: str | None = None
     leftovers: list[str] = field(default_factory=list)
@@ -1244,12 +1245,13 @@ class Outcome:
 
     @property
     def exit_status(self) -> int:
-        if self.status is not None:
-            return self.status
-        return 128 + (signal.Signals[self.signal].value if self.signal else signal.SIGKILL.value)
+        return 128 + self.signal if self.status is None else self.status
 
     def text(self) -> str:
-        return f"was ended by {self.signal}" if self.status is None else f"ended with status {self.status}"
+        if self.status is not None:
+            return f"ended with status {self.status}"
+        known = self.signal in set(signal.Signals)  # real-time signals have no name
+        return f"was ended by {signal.Signals(self.signal).name if known else f'signal {self.signal}'}"
 
 
 class Command:
@@ -1292,12 +1294,12 @@ class Command:
                 if self._process.poll() is None:
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(self._process.pid, signal.SIGKILL)
-                    self._process.wait(GRACE)
                 self._process.stdout.close()
-        code = self._process.returncode
-        if code < 0:
-            self.outcome.signal = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        else:
+        self.outcome.stopped = self._signalled
+        code = self._process.poll()
+        if code is not None and code < 0:
+            self.outcome.signal = -code
+        else:  # still none if it is still there after SIGKILL, which undying tells
             self.outcome.status = code
         return self.outcome
 
@@ -1342,7 +1344,6 @@ class Command:
     def _until_it_ends(self, selector: selectors.BaseSelector, deadline: float | None, at_deadline: Callable[[list[str]], None]) -> None:
         while self._process.poll() is None:
             if self._signalled:
-                self.outcome.stopped = self._signalled
                 return
             if deadline is not None and time.monotonic() >= deadline:
                 self.outcome.timed_out = True
@@ -1365,8 +1366,11 @@ class Command:
                 self._take(selector, time.monotonic() + seconds)
                 self._process.poll()
 
-            self.outcome.undying = [described(process) for process in end_all(self.members, GRACE, wait)]
-        self._process.wait(GRACE)
+            # Who told us to stop does not wait for long.
+            grace = STOP_GRACE if self._signalled else GRACE * self._config.factor
+            self.outcome.undying = [described(process) for process in end_all(self.members, grace, wait)]
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel
+            self._process.wait(GRACE)
         while len(selector.get_map()) > 1 and self._take(selector, time.monotonic() + DRAIN):
             pass
 
