@@ -58,7 +58,7 @@ def test_a_script_that_dies_after_its_last_ok(watched: Watched) -> None:
 def test_leaks_of_every_kind_are_named_and_removed(watched: Watched) -> None:
     for name, text in LEAKS.items():
         watched.libvirt.write(f"/run/{name}", text)
-    watched.configure(scratch="/var/cache/libvirt-tck")
+    watched.configure(scratch="/var/cache/libvirt-tck", keep_logs="always")
     commands = (
         "net-define /run/mine.xml; net-create /run/network.xml; pool-create /run/pool.xml; vol-create-as tck tck 1M;"
         "pool-create /run/elsewhere.xml; nwfilter-define /run/filter.xml; secret-define /run/secret.xml;"
@@ -76,7 +76,11 @@ def test_leaks_of_every_kind_are_named_and_removed(watched: Watched) -> None:
         "nwfilter tck",
         "secret volume /srv/tck.img",
     ]
-    assert "judgement.json" not in watched.names()
+    assert watched.names() == ["libvirt.json", "libvirtd.log", "purge-libvirtd.log", "qemu-tck.log"]
+    assert "-name guest=tck" in watched.kept("qemu-tck.log")
+    destroyed = re.compile(r"virDomainDestroy:\d+ : dom=0x[0-9a-f]+, \(VM: name=tck,")
+    assert destroyed.search(watched.kept("purge-libvirtd.log"))
+    assert not destroyed.search(watched.kept("libvirtd.log"))
     left = watched.libvirt.virsh("list --all --name; net-list --all --name; pool-list --all --name; secret-list").stdout
     assert left.split() == ["mine"]
     assert "tck" not in watched.libvirt.virsh("nwfilter-list").stdout
