@@ -470,7 +470,6 @@ TABLES = ("nwfilter", "secret")
 TABLE_ROW = re.compile(r"\s*([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\s+(.*\S)")
 # What is no error: there is no such driver here.
 NO_DRIVER = re.compile(r"not supported by the connection driver|no connection driver available|Failed to list")
-REFUSED = re.compile(r"failed to connect|Failed to connect socket|Connection refused", re.IGNORECASE)
 PROBES = {
     "libvirtd": "list --all --name",
     "virtqemud": "list --all --name",
@@ -1600,7 +1599,8 @@ class Test:
             daemons[name] = {
                 "pid_before": before.process.pid if before else None,
                 "pid_after": now.pid if now else None,
-                "restarted": name in self._restarted or not self._daemons.same(name),
+                # One that ended for want of work is none: the next call starts it.
+                "restarted": name in self._restarted or (now is not None and not self._daemons.same(name)),
                 "lines": found.lines,
                 "bytes": found.bytes,
                 "truncated": found.truncated or found.lost,

@@ -194,6 +194,18 @@ def test_logs_are_followed_through_rotation(watched: Watched) -> None:
     watched.libvirt.run("rm", f"{log}.1", f"{log}.2.gz")
 
 
+def test_a_second_attempt_has_deeper_logs_and_leaves_the_filters_as_they_were(watched: Watched) -> None:
+    filters = ("virt-admin", "-q", "-c", "libvirtd:///system", "daemon-log-filters")
+    before = watched.libvirt.run(*filters).stdout
+    watched.configure(deep_filters="1:*", keep_logs="always")
+    for attempt in ("1", "2"):
+        done = watched.run(f"{VIRSH} uri >&2; echo ok 1; echo 1..1", kept=f"attempt-{attempt}", MAYFLY_ATTEMPT=attempt)
+        assert done.returncode == 0, done.stderr
+        assert watched.libvirt.run(*filters).stdout == before
+    assert "virNetServerClientDispatchRead" not in watched.kept("libvirtd.log", "attempt-1")
+    assert "virNetServerClientDispatchRead" in watched.kept("libvirtd.log", "attempt-2")
+
+
 def test_after_a_kill_the_next_run_puts_things_right(watched: Watched) -> None:
     watched.libvirt.write("/run/network.xml", LEAKS["network.xml"])
     watched.configure(deep_filters="1:*")
