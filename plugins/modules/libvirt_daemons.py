@@ -302,10 +302,13 @@ def service_actions(
     """Return what is to be done to units."""
     paths = {action.name for action in files if action.changes}
     shared = {"/etc/libvirt/qemu.conf"} & paths
-    steps = [Action("remove", "unit", name, f"the daemons are {mode}") for name in ld.others_of(mode, units)]
+    others = [Action("remove", "unit", name, f"the daemons are {mode}") for name in ld.others_of(mode, units)]
+    steps = list(others)
     for daemon in daemons:
         own = {f"/etc/libvirt/{daemon.name}.conf", f"/etc/systemd/system/{daemon.unit}.d/50-mayfly.conf"} & paths
-        sockets = [name for name in daemon.sockets if not (units[name].active and units[name].enabled)]
+        # Disabling the daemons of the other mode disables what both modes have: their units say Also=.
+        shared_unit = bool(others) and daemon.name in ld.HELPERS
+        sockets = [name for name in daemon.sockets if shared_unit or not (units[name].active and units[name].enabled)]
         steps += [Action("update", "socket", name, "it is not started, or not at boot") for name in sockets]
         if not units[daemon.unit].active:
             steps.append(Action("update", "service", daemon.unit, "it is not started"))
@@ -313,8 +316,8 @@ def service_actions(
             steps.append(Action("update", "service", daemon.unit, "its settings changed"))
         elif replaced(units[daemon.unit].pid):
             steps.append(Action("update", "service", daemon.unit, "its program was installed after it was started"))
-        elif any(not units[name].active for name in sockets):
-            steps.append(Action("update", "service", daemon.unit, "its sockets are not systemd's"))
+        elif shared_unit or any(not units[name].active for name in sockets):
+            steps.append(Action("update", "service", daemon.unit, "its sockets are to be started"))
     timer = units.get("logrotate.timer")
     if timer and timer.there and timer.state != "masked":
         # It truncates the daemons' logs in place.
