@@ -350,7 +350,8 @@ def texts(params: dict[str, t.Any], guest: Guest, uri: str) -> tuple[dict[Path, 
     more = Path(params["settings"]).with_suffix(".d") / "tck.json"
     return {
         config: _tck.config(settings, form),
-        more: json.dumps({"scratch": params["scratch"], "tck": tck}, indent=2) + "\n",
+        # Whatever libvirt-tck makes is called tck….
+        more: json.dumps({"purge_prefix": "tck", "scratch": params["scratch"], "tck": tck}, indent=2) + "\n",
         Path(NEEDS): json.dumps(_tck.check_needs(params["needs"].get(form) or []), indent=2) + "\n",
     }, _tck.library_version(source)
 
