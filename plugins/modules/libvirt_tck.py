@@ -111,6 +111,11 @@ options:
       - What this module adds goes into the directory of the same name that ends in C(.d).
     type: path
     default: /etc/mayfly/libvirt-test.json
+  config_dir:
+    description:
+      - Directory for libvirt-tck's configuration, C(mayfly.cfg) or C(mayfly.yml), whichever format it reads.
+    type: path
+    default: /etc/libvirt-tck
   output:
     description:
       - Where the list of tests is written.
@@ -176,8 +181,6 @@ from ..module_utils._errors import InvalidInput, MayflyError
 from ..module_utils._plan import Action, changed, diff, sentences
 
 PACKAGED_TESTS = "/usr/share/libvirt-tck/tests"
-CONFIG = "/etc/libvirt-tck/mayfly"
-NEEDS = "/etc/mayfly/tck-needs.json"
 NVRAM_TEMPLATES = ("/usr/share/OVMF/OVMF_VARS.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd")
 LOOP_BYTES = 1 << 30
 # Seconds, in a guest that is emulated.
@@ -340,7 +343,7 @@ def texts(params: dict[str, t.Any], guest: Guest, uri: str) -> tuple[dict[Path, 
         other_uri=params["other_uri"],
         nvram_template=next((path for path in NVRAM_TEMPLATES if os.path.exists(path)), ""),
     )
-    config = Path(f"{CONFIG}.{'yml' if form == 'yaml' else 'cfg'}")
+    config = Path(params["config_dir"], f"mayfly.{'yml' if form == 'yaml' else 'cfg'}")
     tck = {
         "tests": str(Path(params["tree"], "scripts")) if params["tree"] else PACKAGED_TESTS,
         "perl_lib": [str(library.parents[2])] if params["tree"] else [],
@@ -352,8 +355,12 @@ def texts(params: dict[str, t.Any], guest: Guest, uri: str) -> tuple[dict[Path, 
         config: _tck.config(settings, form),
         # Whatever libvirt-tck makes is called tck….
         more: json.dumps({"purge_prefix": "tck", "scratch": params["scratch"], "tck": tck}, indent=2) + "\n",
-        Path(NEEDS): json.dumps(_tck.check_needs(params["needs"].get(form) or []), indent=2) + "\n",
+        needs_file(params): json.dumps(_tck.check_needs(params["needs"].get(form) or []), indent=2) + "\n",
     }, _tck.library_version(source)
+
+
+def needs_file(params: dict[str, t.Any]) -> Path:
+    return Path(params["output"]).with_name("tck-needs.json")
 
 
 def listed(path: Path) -> dict[str, t.Any]:
@@ -375,7 +382,7 @@ def make_ready(module: AnsibleModule) -> dict[str, t.Any]:
     output = Path(params["output"])
     before = output.read_text(encoding="utf-8") if output.exists() else None
     actions = [text_action(path, text) for path, text in files.items()] + [seed_action(path, source) for path, source in sources.items()]
-    result = {"version": version, "config": next(str(path) for path in files if str(path).startswith(CONFIG))}
+    result = {"version": version, "config": str(next(iter(files)))}
     if module.check_mode:
         if before is None:
             actions.append(Action("create", "file", str(output)))
@@ -387,7 +394,7 @@ def make_ready(module: AnsibleModule) -> dict[str, t.Any]:
             if action.changes:
                 copy(path, source)
         wrapper(guest, params, "check", "--config", params["settings"], "--wait", str(TOOL_WAIT))
-        wrapper(guest, params, "list", "--config", params["settings"], "--needs", NEEDS, "--output", str(output))
+        wrapper(guest, params, "list", "--config", params["settings"], "--needs", str(needs_file(params)), "--output", str(output))
         after = output.read_text(encoding="utf-8")
         verb = "create" if before is None else "keep" if before == after else "update"
         actions.append(Action(verb, "file", str(output), before=before or "", after=after))
@@ -416,6 +423,7 @@ def main() -> None:
             "needs": {"type": "dict", "required": True},
             "wrapper": {"type": "path", "default": "/usr/local/lib/mayfly/mayfly_libvirt_test.py"},
             "settings": {"type": "path", "default": "/etc/mayfly/libvirt-test.json"},
+            "config_dir": {"type": "path", "default": "/etc/libvirt-tck"},
             "output": {"type": "path", "default": "/etc/mayfly/tck-tests.json"},
         },
         required_together=[("kernel", "initrd")],
