@@ -51,7 +51,7 @@ class Patient:
     def __init__(self, hypervisor: t.Any, seconds: float) -> None:
         self._hypervisor = hypervisor
         self._seconds = seconds
-        self._silent: set[tuple[t.Any, ...]] = set()
+        self._silent: set[str] = set()
 
     def __enter__(self) -> Patient:
         return self
@@ -64,13 +64,13 @@ class Patient:
         method = getattr(self._hypervisor, name)
 
         def call(*arguments: t.Any) -> t.Any:
-            about = arguments[:1]  # a domain, or nothing: the daemon
-            target = str(about[0]) if about else self._hypervisor.uri
+            # What is asked about a domain has its uuid first; all else is about the daemon.
+            about = arguments[0] if arguments and isinstance(arguments[0], str) else self._hypervisor.uri
             attempted = f"ask libvirt ({name}) about"
             if about in self._silent:
-                raise Unanswered(attempted, target, "libvirt has not answered before", _REMEDY)
+                raise Unanswered(attempted, about, "libvirt has not answered before", _REMEDY)
             try:
-                return within(self._seconds * _LONGER.get(name, 1), lambda: method(*arguments), attempted, target)
+                return within(self._seconds * _LONGER.get(name, 1), lambda: method(*arguments), attempted, about)
             except Unanswered:
                 self._silent.add(about)
                 raise

@@ -30,6 +30,9 @@ class Stuck:
         self.asked.append("states")
         return {"good": "running"}
 
+    def leases(self, networks: set[str]) -> list[str]:
+        return sorted(networks)
+
     def condition(self, uuid: str) -> str:
         self.asked.append(uuid)
         if uuid == "bad":
@@ -53,6 +56,7 @@ def stuck() -> Iterator[Stuck]:
 def test_answers_and_errors_come_through(stuck: Stuck) -> None:
     with Patient(stuck, 5) as patient:
         assert patient.states() == {"good": "running"}
+        assert patient.leases({"mayfly"}) == ["mayfly"], "asked of the daemon, though it has an argument"
         assert patient.condition("good") == "good is well"
         with pytest.raises(MayflyError, match="the monitor is stuck"):
             patient.xml("good")
