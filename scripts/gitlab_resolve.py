@@ -56,7 +56,7 @@ def resolve(pipeline: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, list):
             lines: list[Any] = []
             for each in value:
-                lines += filled(each) if isinstance(each, Reference) else [filled(each)]
+                lines += filled(each) if isinstance(each, list) else [filled(each)]  # a script in a script, as GitLab takes it
             return lines
         return value
 

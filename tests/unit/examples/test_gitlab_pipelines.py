@@ -53,6 +53,15 @@ def test_gitlab_takes_it_as_it_is_and_resolved(tmp_path: Path, name: str) -> Non
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_gitlabs_own_references_are_resolved(tmp_path: Path) -> None:
+    path = tmp_path / CHILD
+    text = (EXAMPLE / CHILD).read_text()
+    assert text.count("- *run-job") == 2
+    path.write_text(text.replace("- *run-job", "- !reference [.mayfly, run-job]"))
+    assert check(tmp_path, path).returncode == 0
+    assert gitlab_resolve.resolve(gitlab_resolve.read(path)) == gitlab_resolve.resolve(read(CHILD))
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
@@ -61,8 +70,9 @@ def test_gitlab_takes_it_as_it_is_and_resolved(tmp_path: Path, name: str) -> Non
         (CHILD, "junit: results", "junti: results"),
         (CHILD, "tags: [$MAYFLY_RUNNER_TAG]", "tags: {runner: hypervisor}"),
         (CHILD, "      artifacts: true\n", "      artefacts: true\n"),
-        (CHILD, "!reference [.mayfly, clean]", "!reference []"),
-        (CHILD, "!reference [.mayfly, clean]", "!reference [.mayfly, tidy]"),
+        (CHILD, "- *clean", "- *tidy"),
+        (CHILD, "- *clean", "- !reference []"),
+        (CHILD, "- *clean", "- !reference [.mayfly, tidy]"),
         # A hidden job may have any keys; whoever extends it may not.
         (CHILD, "extends: .functional\n", "extends: .mayfly\n"),
         (CHILD, "extends: .functional\n", "extends: .fuctional\n"),
