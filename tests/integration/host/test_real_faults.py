@@ -204,7 +204,7 @@ def check_core_dump(evidence: Path) -> None:
 def test_a_guest_that_is_gone_or_mute_has_not_passed(tmp_path: Path, clean: None) -> None:
     """Two guests: one powers itself off after its last ok, the other loses its sshd, for a while and then for good."""
     suites = [suite("off", "dark", POWER_OFF), suite("back", "far", BACK), suite("mute", "far", MUTE)]
-    # Far more than it takes to come back, and half of what it is by default. The memory of a guest that hangs is what other tests are about.
+    # More than it takes to come back, and half of the default. The memory of a guest that hangs is what other tests are about.
     status, said, verdict = run_job(tmp_path, ["dark", "far"], suites, suite_lost_after=30, mayfly_memory_dump="never")
     assert status == 2, said
     assert statuses(verdict) == {"off": "error", "back": "passed", "mute": "error"}
