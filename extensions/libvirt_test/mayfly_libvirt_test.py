@@ -29,7 +29,7 @@ What `run` does, in this order:
 
 What is kept goes to MAYFLY_TEST_DIR, else AVOCADO_TEST_OUTPUTDIR, else --dir: <daemon>.log, purge-<daemon>.log, qemu-<domain>.log,
 backtrace-<daemon>.txt, core-<daemon>.txt, libvirt.json, and judgement.json with what makes the test worse than it says:
-{"status": "error" | "daemon_hang", "message": [lines]}. Whatever cannot be done here is such an error, never silence.
+{"status": "error" | "timeout" | "daemon_hang", "message": [lines]}. Whatever cannot be done here is such an error, never silence.
 A "Bail out!" line is added to the output where its TAP would lie: the command failed without a "not ok".
 """
 
@@ -1386,6 +1386,9 @@ def say(line: str) -> None:
     write_out(f"{line}\n".encode(errors="replace"))
 
 
+FINDINGS = ("timeout", "error", "daemon_hang")  # the later ones tell more
+
+
 class Findings:
     """What makes the test worse than it says itself."""
 
@@ -1396,9 +1399,8 @@ class Findings:
     def add(self, line: str, status: str = "error") -> None:
         if line not in self.lines:
             # What hangs explains the rest.
-            self.lines.insert(len(self.lines) if status == "error" else 0, line)
-        if self.status != "daemon_hang":
-            self.status = status
+            self.lines.insert(0 if status == "daemon_hang" else len(self.lines), line)
+        self.status = max(self.status or status, status, key=FINDINGS.index)
 
     def write(self, directory: Path) -> None:
         if self.status is not None:
@@ -1501,7 +1503,8 @@ class Test:
 
     def _at_deadline(self, seen: list[str]) -> None:
         self._found.add(
-            f"the deadline of {self._deadline:g} s was reached; then there were: {'; '.join(seen) or 'no processes of the test'}"
+            f"the deadline of {self._deadline:g} s was reached; then there were: {'; '.join(seen) or 'no processes of the test'}",
+            "timeout",
         )
         listing = self._libvirt.listing()
         self._probe = {"at": "deadline", "answered": listing.answered}
@@ -1573,7 +1576,9 @@ class Test:
         if not listing.refused:
             return listing
         gone = [name for name, before in self._daemons.before.items() if before is not None and self._daemons.now(name) is None]
-        self._leaked += [f"daemon {name} stopped" for name in gone if name not in self._restarted]
+        for name in gone:
+            if name not in self._restarted:
+                self._found.add(f"{name} was gone when the test ended, though nothing says that it died; libvirt could not be reached")
         return self._started_again(gone)
 
     def _started_again(self, names: list[str]) -> Listing:

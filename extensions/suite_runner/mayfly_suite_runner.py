@@ -21,8 +21,8 @@ DIR gets events.jsonl, with start also runner.log and pid, and stdout.log and st
 reports and judges nothing: a suite whose tests fail is a run that went well, and the exit status is 0.
 
 A test of many has its own directory: MAYFLY_TEST_DIR, where its report is looked for, with MAYFLY_TEST_NAME and MAYFLY_ATTEMPT.
-Plain files that it leaves there are kept and announced as files. One is read: judgement.json, {"status": "error" or "daemon_hang",
-"message": [lines]}, in which whoever watches the test says what its output does not. It makes a status worse, never better.
+Plain files that it leaves there are kept and announced as files. One is read: judgement.json, {"status": "error",
+"timeout" or "daemon_hang", "message": [lines]}, in which whoever watches the test says what its output does not. It makes no test good.
 
 A list is a JSON file: a list of {name, command, parser, report, deadline, requires, not_run}. Its deadlines are multiplied by
 deadline_factor; a test with the reason not_run is not run.
@@ -2172,10 +2172,15 @@ def remove_cgroups(path: Path) -> None:
         Path(directory).rmdir()
 
 
+def cgroup_name(pid: int | str) -> str:
+    """What a runner calls its cgroup. A pid means something only among processes that see each other."""
+    return f"mayfly-{os.stat('/proc/self/ns/pid').st_ino}-{pid}"
+
+
 def remove_orphans(home: Path) -> None:
-    """Remove the empty cgroups of runners that were killed."""
-    for path in home.glob("mayfly-*"):
-        if not Path("/proc", path.name.partition("-")[2]).exists():
+    """Remove the empty cgroups of runners that were killed; those of another container are not ours to judge."""
+    for path in home.glob(f"{cgroup_name('')}*"):
+        if not Path("/proc", path.name.rpartition("-")[2]).exists():
             with contextlib.suppress(OSError):  # something lives in it, or another runner was faster
                 remove_cgroups(path)
 
@@ -2197,7 +2202,7 @@ class Cgroups:
         try:
             self._home = own_cgroup(Path("/proc/self/mounts").read_text(), Path("/proc/self/cgroup").read_text())
             remove_orphans(self._home)
-            base = self._home / f"mayfly-{os.getpid()}"
+            base = self._home / cgroup_name(os.getpid())
             base.mkdir()
             self._base = base
             self._try(Cgroup(base / "try", self._home))
@@ -2685,7 +2690,7 @@ class Judgement:
 
 
 JUDGEMENT = "judgement.json"
-JUDGEMENTS = ("error", "daemon_hang")
+JUDGEMENTS = ("error", "timeout", "daemon_hang")
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NOT_KEPT = re.compile(r"stdout\.log|stderr\.log|judgement\.json|attempt-\d+")  # what has a meaning of its own
 
@@ -2712,8 +2717,10 @@ def broken_judgement(why: str) -> Judgement:
 
 
 def worse(status: str, judged: str) -> str:
-    """A judgement never excuses. A daemon that hangs explains a failure; an error beside one is told and hides it not."""
-    return judged if judged == "daemon_hang" or status not in RED else status
+    """A judgement never excuses. A daemon that hangs explains a failure, a deadline what is missing; an error beside one hides it not."""
+    if judged == "daemon_hang" or (judged == "timeout" and status == "error"):
+        return judged
+    return status if status in RED else judged
 
 
 class TestDirectory:

@@ -51,9 +51,9 @@ options:
         C([A-Za-z0-9][A-Za-z0-9._-]{0,99}). On the controller one of more than 1 MiB is packed, as C(<name>.gz). Directories are left
         out; other things are left out and named in the test's message.
       - The file C(judgement.json) is read. In it, whoever watches the test, such as a wrapper around its command, says what its output
-        cannot know. It is a JSON object with C(status), V(error) or V(daemon_hang), and C(message), a list of lines. It makes a test
-        worse, never better. With V(daemon_hang), the daemon under test did not answer any more, which explains a failure and is red
-        itself. A file that cannot be read is an error of the test.
+        cannot know. It is a JSON object with C(status), V(error), V(timeout) or V(daemon_hang), and C(message), a list of
+        lines. It makes no test good. With V(daemon_hang), the daemon under test did not answer any more, which explains a failure and is
+        red itself. A file that cannot be read is an error of the test.
     type: list
     elements: dict
     suboptions:

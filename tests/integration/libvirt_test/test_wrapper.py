@@ -146,10 +146,19 @@ def test_a_slow_test_is_no_hang(watched: Watched) -> None:
     done = watched.run("echo 1..1; sleep 300", "--deadline", "1")
     assert done.returncode == 128 + 15
     judgement = watched.judgement()
-    assert judgement["status"] == "error"
+    assert judgement["status"] == "timeout"
     (line,) = judgement["message"]
     assert line.startswith("the deadline of 1 s was reached; then there were: process ")
     assert "sleep 300" in line
+
+
+def test_a_daemon_that_is_gone_is_no_pass(watched: Watched) -> None:
+    done = watched.run(f"echo 1..1; kill {watched.libvirt.pid()}; while {VIRSH} uri >&2; do sleep 0.1; done; echo ok 1")
+    assert "ok 1" in done.stdout
+    judgement = watched.judgement()
+    assert judgement["status"] == "error"
+    assert judgement["message"] == ["libvirtd was gone when the test ended, though nothing says that it died; libvirt could not be reached"]
+    watched.libvirt.virsh("list")
 
 
 def test_a_daemon_that_dies_is_explained_and_started_again(watched: Watched) -> None:

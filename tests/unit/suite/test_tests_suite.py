@@ -239,7 +239,7 @@ def test_a_clock_that_jumps_changes_no_duration(impatient: Any, runner: ModuleTy
 
 def remove_cgroup_of(runner: ModuleType, pid: int, eventually: Eventually) -> None:
     """What a killed runner cannot do itself."""
-    path = runner.own_cgroup(Path("/proc/self/mounts").read_text(), Path("/proc/self/cgroup").read_text()) / f"mayfly-{pid}"
+    path = runner.own_cgroup(Path("/proc/self/mounts").read_text(), Path("/proc/self/cgroup").read_text()) / runner.cgroup_name(pid)
 
     def removed() -> bool:
         try:
@@ -268,12 +268,13 @@ def test_a_runner_killed_in_the_middle_leaves_no_good_result(runner: ModuleType,
 
 
 def test_empty_cgroups_of_killed_runners_are_removed_by_the_next(runner: ModuleType, tmp_path: Path) -> None:
-    dead, alive_one, busy = (tmp_path / f"mayfly-{pid}" for pid in (2**22 + 1, os.getpid(), 2**22 + 2))
-    for directory in (dead / "1", alive_one / "1", busy / "1"):
+    dead, alive_one, busy = (tmp_path / runner.cgroup_name(pid) for pid in (2**22 + 1, os.getpid(), 2**22 + 2))
+    container = tmp_path / "mayfly-1-4194305"  # of processes that we do not see
+    for directory in (dead / "1", alive_one / "1", busy / "1", container):
         directory.mkdir(parents=True)
     (busy / "1" / "process").touch()  # makes rmdir fail, as a living process does
     runner.remove_orphans(tmp_path)
-    assert (dead.exists(), alive_one.exists(), busy.exists()) == (False, True, True)
+    assert (dead.exists(), alive_one.exists(), busy.exists(), container.exists()) == (False, True, True, True)
 
 
 def test_a_runner_told_to_stop_ends_the_test_and_says_so(program: Any, eventually: Eventually) -> None:
