@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from ansible_collections.mayfly.virt.plugins.module_utils import _libvirt_daemons as ld
 from ansible_collections.mayfly.virt.plugins.module_utils._errors import InvalidInput, MayflyError
+from ansible_collections.mayfly.virt.plugins.module_utils._plan import Action
+from ansible_collections.mayfly.virt.plugins.modules import libvirt_daemons
 
 # As /etc/libvirt/libvirtd.conf of Debian 12 has them.
 CONF = """\
@@ -238,3 +240,63 @@ def test_a_distribution_that_nobody_wrote_down_is_refused_with_those_that_are_kn
     ld.check_supported("fedora-42", ["debian-12", "fedora-*"])
     with pytest.raises(InvalidInput, match="debian-12, fedora"):
         ld.check_supported("arch-unknown", ["debian-12", "fedora-*"])
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------
+
+
+def planned(mode: str, seen: dict[str, ld.Unit], *changed: str, replaced: bool = False) -> list[str]:
+    files = [Action("update", "file", path) for path in changed]
+    steps = libvirt_daemons.service_actions(ld.daemons_of(mode, seen), mode, seen, files, lambda _pid: replaced)
+    return [step.sentence() for step in steps]
+
+
+STARTED = [
+    *MONOLITHIC,
+    unit("virtlogd.service", active=True),
+    unit("virtlogd.socket", active=True, enabled=True),
+    unit("logrotate.timer", there=False),
+]
+CHANGED = "(its settings changed)"
+
+
+def test_nothing_is_done_where_all_is_as_it_shall_be() -> None:
+    assert planned("monolithic", units(*STARTED)) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "steps"),
+    [
+        (["/etc/libvirt/libvirtd.conf"], [f"update service libvirtd.service {CHANGED}"]),
+        (["/etc/systemd/system/virtlogd.service.d/50-mayfly.conf"], [f"update service virtlogd.service {CHANGED}"]),
+        (["/etc/libvirt/qemu.conf"], [f"update service libvirtd.service {CHANGED}"]),
+        (["/etc/mayfly/libvirt-test.json"], []),
+    ],
+)
+def test_a_daemon_is_restarted_for_its_own_settings_alone(changed: list[str], steps: list[str]) -> None:
+    assert planned("monolithic", units(*STARTED), *changed) == steps
+
+
+def test_a_daemon_whose_program_was_replaced_is_restarted() -> None:
+    why = "(its program was installed after it was started)"
+    steps = [f"update service {name}.service {why}" for name in ("libvirtd", "virtlogd")]
+    assert planned("monolithic", units(*STARTED), replaced=True) == steps
+
+
+def test_the_other_daemons_go_and_what_both_share_is_started_anew() -> None:
+    steps = planned("modular", units(*STARTED, *MODULAR))
+    assert steps == [
+        "remove unit libvirtd.socket (the daemons are modular)",
+        "remove unit libvirtd.service (the daemons are modular)",
+        "update socket virtqemud.socket (it is not started, or not at boot)",
+        "update service virtqemud.service (it is not started)",
+        "update service virtnetworkd.service (it is not started)",
+        "update socket virtlogd.socket (it is not started, or not at boot)",
+        "update service virtlogd.service (its sockets are to be started)",
+    ]
+
+
+def test_the_timer_that_cuts_logs_is_masked_once() -> None:
+    text = unit("logrotate.timer", active=True, enabled=True)
+    assert planned("monolithic", units(*STARTED[:-1], text)) == ["remove timer logrotate.timer (it would cut the logs of a test)"]
+    assert planned("monolithic", units(*STARTED[:-1], text.replace("=enabled", "=masked"))) == []
