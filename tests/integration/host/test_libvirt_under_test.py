@@ -92,8 +92,6 @@ def refused(debs: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[s
     (directory / "changed").mkdir()
     shutil.copy(one, directory / "changed")
     (directory / "changed" / "SHA256SUMS").write_text(f"{hashlib.sha256(b'another').hexdigest()}  {one.name}\n")
-    (directory / "lone").mkdir()
-    shutil.copy(sorted(debs.glob("libvirt-daemon-system_*.deb"))[0], directory / "lone")
     return [
         {"why": "its SHA-256 is", "artifacts": [str(directory / "changed")]},
         {"why": "they are of several builds of libvirt", "artifacts": [str(directory / "mixed")]},
