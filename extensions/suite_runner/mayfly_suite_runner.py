@@ -28,8 +28,9 @@ A list is a JSON file: a list of {name, command, parser, report, deadline, requi
 deadline_factor; a test with the reason not_run is not run.
 
 With the harness avocado, Avocado gets a recipe whose tasks ask this runner for one test each. It runs the test as without Avocado
-and answers with TAP of the same meaning, so Avocado decides when a test runs and nothing else. When it has ended, its results.json
-must tell the same of each test. Failed tests are tried again by another start of Avocado.
+and answers with its status, so Avocado decides when a test runs and nothing else. The tasks are of a kind of their own, whose
+avocado-runner-mayfly is here: Avocado's own for TAP takes ten times as long to start, and gives no reason for a failure. When
+Avocado has ended, its results.json must tell the same of each test. Failed tests are tried again by another start of it.
 
 How a test of many is judged: at its deadline its processes are looked at, then it gets TERM, and KILL after a grace of some seconds.
 One whose assertions contradict themselves, its plan or its exit status is an error. What it leaves behind in its session or cgroup
@@ -2991,19 +2992,19 @@ class CommandSuite(Suite):
 
 AVOCADO_NAME = "Avocado"
 AVOCADO_VERSION = re.compile(r"(\d{1,6})\.\d+")
-# What Avocado calls a test, and the lines of TAP that make it do so. It knows no timeout of ours and no test that passed only when tried
-# again; "ok # TODO" is a warning to it, which is no pass.
+AVOCADO_ASK_VERSION = "from importlib.metadata import version; print(version('avocado-framework'))"
+# What a test is to Avocado. It knows no timeout of ours and no test that passed only when tried again; a warning is no pass.
 AVOCADO_SEES = {
-    "pass": ("PASS", "ok 1 - {name}"),
-    "fail": ("FAIL", "not ok 1 - {name}"),
-    "timeout": ("FAIL", "not ok 1 - {name}"),
-    "daemon_hang": ("FAIL", "not ok 1 - {name}"),
-    "error": ("ERROR", "Bail out! {reason}"),
-    "skip": ("SKIP", "1..0 # SKIP {reason}"),
-    "not_run": ("SKIP", "1..0 # SKIP not run: {reason}"),
-    "known": ("PASS", "not ok 1 - {name} # TODO {reason}"),
-    "xpass": ("WARN", "ok 1 - {name} # TODO {reason}"),
-    "flaky": ("WARN", "ok 1 - {name} # TODO {reason}"),
+    "pass": "PASS",
+    "fail": "FAIL",
+    "timeout": "FAIL",
+    "daemon_hang": "FAIL",
+    "error": "ERROR",
+    "skip": "SKIP",
+    "not_run": "SKIP",
+    "known": "PASS",
+    "xpass": "WARN",
+    "flaky": "WARN",
 }
 AVOCADO_BAD = ("FAIL", "ERROR")  # after which it ends with 1
 AVOCADO_FILES = ("results.json", "results.html", "results.xml", "job.log")
@@ -3024,17 +3025,40 @@ data_dir = {home}
 logs_dir = {home}
 cache_dirs = ['{home}']
 """
-# What a task of Avocado runs. It is a file of its own, because Python would take longer to compile this one than to ask.
-ASKING = """\
-import os, socket, sys
+AVOCADO_KIND = "mayfly"
+# What Avocado starts for a task of this kind, found on the PATH by its name: its interface for runners of one's own. It says to
+# Avocado's status server what the answer is. A file of its own, because Python would take longer to compile this one than to ask.
+AVOCADO_RUNNER = """\
+#!@PYTHON@ -IS
+import base64, json, socket, sys, time
+if sys.argv[1:2] != ["task-run"]:
+    print(json.dumps({"runnables": ["@KIND@"], "commands": ["capabilities", "task-run"], "configuration_used": []}))
+    sys.exit(0)
+options, words = {}, iter(sys.argv[2:])
+for word in words:
+    if len(word) == 2 and word[0] == "-":
+        options[word] = next(words, "")
+    else:
+        options.update([word.split("=", 1)])
+def connect(path):
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.connect(path)
+    return connection
+server = connect(options["-s"])
+def tell(**message):
+    message.update(id=options["-i"], job_id=options["-j"], time=time.monotonic())
+    server.sendall(json.dumps(message).encode() + b"\\n")
+tell(status="started", output_dir=options["output_dir"])
 try:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as runner:
-        runner.connect(sys.argv[1])
-        runner.sendall((sys.argv[2] + " " + os.environ.get("AVOCADO_VERSION", "unknown") + "\\n").encode())
-        answer = b"".join(iter(lambda: runner.recv(65536), b""))
-except OSError as error:
-    answer = ("Bail out! the suite's runner cannot be asked: " + str(error) + "\\n").encode()
-sys.stdout.buffer.write(answer or b"Bail out! the suite's runner went away\\n")
+    runner = connect("@ASK@")
+    runner.sendall(options["-u"].encode() + b"\\n")
+    answer = json.loads(b"".join(iter(lambda: runner.recv(65536), b"")) or '{"result": "error", "fail_reason": "the runner went away"}')
+except (OSError, ValueError) as error:
+    answer = {"result": "error", "fail_reason": "the suite's runner gave no answer: " + str(error)}
+output = answer.pop("output", "").encode()
+if output:
+    tell(status="running", type="stdout", log={"__base64_encoded__": base64.b64encode(output).decode()})
+tell(status="finished", returncode=0, **answer)
 """
 
 
@@ -3050,26 +3074,29 @@ class Answer:
     reason: str
 
 
-def tap_of(name: str, answer: Answer, output: bytes) -> bytes:
-    """One test as TAP that Avocado takes for the same: the result first, then as comments why, and what the test printed."""
+def answer_of(name: str, answer: Answer, output: bytes) -> bytes:
+    """What a task tells Avocado of its test: the status, why, and as its output that, too, and what the test printed."""
+    result = AVOCADO_SEES[answer.status]
     first = next((line for line in answer.reason.split("\n") if line.strip()), answer.status)
-    words = {"name": re.sub(r"[#\\]", "_", name), "reason": re.sub(r"[#\\]", "_", first)[:NAME_LIMIT]}
-    line = AVOCADO_SEES[answer.status][1].format(**words)
-    lines = [line] if answer.status in ("error", "skip", "not_run") else ["1..1", line]
-    lines += [f"# {text}" for text in [f"{answer.status}: {name}", *answer.reason.split("\n")[:MESSAGE_LINES]]]
+    lines = [f"{answer.status}: {name}", *answer.reason.split("\n")[:MESSAGE_LINES]]
     if output:
         cut = f", its last {len(output)} bytes" if len(output) == OUTPUT_SHOWN else ""
-        lines += [f"# --- what it printed{cut} ---", *(f"# {text}" for text in output.decode("utf-8", "replace").split("\n"))]
-    text = "\n".join("".join(character if character.isprintable() or character == "\t" else " " for character in line) for line in lines)
-    return f"{text}\n".encode("utf-8", "replace")
+        lines += [f"--- what it printed{cut} ---", *output.decode("utf-8", "replace").split("\n")]
+    told = {"result": result.lower(), "output": "".join(f"{shown(line)}\n" for line in lines)}
+    if result != "PASS":
+        why = first if answer.status in (result.lower(), first) else f"{answer.status}: {first}"
+        told["fail_reason"] = shown(why)[:NAME_LIMIT]
+    return json.dumps(told).encode("ascii")
 
 
-def recipe_of(cases: list[Case], asking: list[str]) -> list[dict[str, Any]]:
+def shown(line: str) -> str:
+    """A line without what would move a cursor, or be no character of XML."""
+    return "".join(character if character.isprintable() or character == "\t" else " " for character in line)
+
+
+def recipe_of(cases: list[Case]) -> list[dict[str, Any]]:
     """Avocado's recipe: a task for each test, which asks for it by its place."""
-    return [
-        {"kind": "tap", "uri": asking[0], "args": [*asking[1:], str(number)], "identifier": case.name}
-        for number, case in enumerate(cases, start=1)
-    ]
+    return [{"kind": AVOCADO_KIND, "uri": str(number), "identifier": case.name} for number, case in enumerate(cases, start=1)]
 
 
 def disagreements(results: bytes, job: str, cases: list[Case], answers: dict[int, str]) -> list[str]:
@@ -3083,9 +3110,9 @@ def disagreements(results: bytes, job: str, cases: list[Case], answers: dict[int
         said = dict(_avocado_said(test) for test in report["tests"])
     except (ValueError, RecursionError) as error:
         return [f"its results.json cannot be used: {error}"]
-    wanted = {(number, case.name): AVOCADO_SEES[answers[number]][0] for number, case in enumerate(cases, start=1)}
+    wanted = {(number, case.name): AVOCADO_SEES[answers[number]] for number, case in enumerate(cases, start=1)}
     found = [
-        f"it says {said.get(key, 'nothing')} of {key[1]}, which is {AVOCADO_SEES[answers[key[0]]][0]} ({answers[key[0]]})"
+        f"it says {said.get(key, 'nothing')} of {key[1]}, which is {wanted[key]} ({answers[key[0]]})"
         for key in wanted
         if said.get(key) != wanted[key]
     ]
@@ -3108,6 +3135,17 @@ def _avocado_said(test: Any) -> tuple[tuple[int, str], str]:
     return (int(place), name), str(test.get("status"))[:20]
 
 
+def shebang(program: str) -> str | None:
+    """The interpreter of a script, if it is named by its path and without arguments."""
+    try:
+        with open(program, "rb") as file:
+            line = file.readline(ASKING_LINE)
+    except OSError:
+        return None
+    found = re.fullmatch(rb"#!\s*(/\S+)\s*\n", line)
+    return os.fsdecode(found[1]) if found else None
+
+
 class Avocado:
     """One start of Avocado, whose tasks ask for one test each. When a test runs is its decision, what comes of it is ours."""
 
@@ -3119,8 +3157,8 @@ class Avocado:
         self._left = dict(enumerate(cases, start=1))
         self._answers: dict[int, str] = {}
         self._job = os.urandom(20).hex()
+        self._task = suite.directory / f"avocado-runner-{AVOCADO_KIND}"  # not in a temporary directory, where nothing may be executable
         self._factor = suite.spec.deadline_factor  # an emulated guest needs more time for all of this, too
-        self._old: str | None = None  # a version that cannot be used
         self._cut_short = False  # by the suite's deadline, or because the runner is told to stop
 
     def run(self) -> list[Case]:
@@ -3129,18 +3167,19 @@ class Avocado:
         path = spec.environment.get("PATH") or os.environ.get("PATH", os.defpath)
         program = shutil.which("avocado", path=path)
         if program is None:
-            if self._start == 1:
-                self._suite.touch_logs()
+            self._never_started()
             raise HarnessUnusable(
                 f"the harness avocado cannot be used: there is no 'avocado' on the PATH of the suite ({path}); install it"
             )
         # Not in the results directory: the name of a socket is short, and Avocado makes one in its temporary directory, too.
         with tempfile.TemporaryDirectory(prefix="mayfly-avocado-") as name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
             home = Path(name)
+            self._check_version(program, home)
             try:
                 self._furnish(home, door)
                 self._run(program, home, door)
             finally:
+                self._task.unlink()
                 self._keep(home)
         return list(self._left.values())
 
@@ -3149,10 +3188,14 @@ class Avocado:
         door.bind(str(home / "ask"))
         os.chmod(home / "ask", 0o600)
         door.listen(8)
-        (home / "asking.py").write_text(ASKING)
+        words = {"@PYTHON@": sys.executable, "@KIND@": AVOCADO_KIND, "@ASK@": str(home / "ask")}
+        text = AVOCADO_RUNNER
+        for word, meaning in words.items():
+            text = text.replace(word, meaning)
+        self._task.write_text(text)
+        self._task.chmod(0o755)
         (home / "avocado.conf").write_text(AVOCADO_CONFIG.format(home=home))
-        asking = [sys.executable, "-I", "-S", str(home / "asking.py"), str(home / "ask")]
-        (home / "recipe.json").write_text(json.dumps(recipe_of(self._cases, asking)))
+        (home / "recipe.json").write_text(json.dumps(recipe_of(self._cases)))
         (home / "results").mkdir()
 
     def _run(self, program: str, home: Path, door: socket.socket) -> None:
@@ -3166,7 +3209,7 @@ class Avocado:
         if self._cut_short:
             return
         if not self._answers:
-            why = self._why_no_test(program, home, command)
+            why = self._why_no_test(program, command)
             self.errors = []
             raise HarnessUnusable(f"the harness avocado cannot be used: {why}")
         if not self.errors:
@@ -3177,7 +3220,8 @@ class Avocado:
     def _command(self, argv: list[str], home: Path, directory: Path | None) -> Command:
         """It runs as we do, whoever the tests run as: it starts no test itself."""
         spec = replace(self._suite.spec, user=None, cwd=str(home))
-        environment = {"TMPDIR": str(home), "HOME": str(home)}
+        path = f"{self._suite.directory}:{spec.environment.get('PATH') or os.environ.get('PATH', os.defpath)}"
+        environment = {"TMPDIR": str(home), "HOME": str(home), "PATH": path}
         return Command(spec, argv, self._suite.loop, self._suite.cgroups.new(), directory, CAPTURE_LIMIT, environment)
 
     def _serve(self, command: Command, process: subprocess.Popen[bytes], door: socket.socket) -> None:
@@ -3226,13 +3270,9 @@ class Avocado:
         """Run the test that is asked for; tell whether Avocado may go on."""
         try:
             connection.settimeout(ASKING_LIMIT * self._factor)
-            number, version = self._question(connection)
+            number = self._question(connection)
         except (OSError, ValueError) as error:
             self.errors.append(f"a task of {AVOCADO_NAME} asked for no test: {error}")
-            return False
-        major = AVOCADO_VERSION.match(version)
-        if major is None or int(major[1]) < AVOCADO_OLDEST:
-            self._old = version
             return False
         case = self._left.pop(number, None)
         if case is None:
@@ -3243,44 +3283,62 @@ class Avocado:
         self._answers[number] = answer.status
         output = b"" if answer.status == "not_run" else self._suite.output_of(case)
         try:
-            connection.sendall(tap_of(case.name, answer, output))
+            connection.sendall(answer_of(case.name, answer, output))
         except OSError as error:
             self.errors.append(f"the task of {AVOCADO_NAME} for {case.name} did not take its answer: {error}")
         return True
 
     @staticmethod
-    def _question(connection: socket.socket) -> tuple[int, str]:
+    def _question(connection: socket.socket) -> int:
         line = b""
         while not line.endswith(b"\n"):
             data = connection.recv(ASKING_LINE)
             line += data
             if not data or len(line) > ASKING_LINE:
                 raise ValueError(f"it said {line[:ASKING_LINE]!r}")
-        number, _space, version = line.decode("utf-8", "replace").strip().partition(" ")
+        number = line.decode("ascii", "replace").strip()
         if not number.isdecimal() or len(number) > NUMBER_DIGITS:
             raise ValueError(f"it said {line!r}")
-        return int(number), version
+        return int(number)
 
-    def _why_no_test(self, program: str, home: Path, command: Command) -> str:
+    def _check_version(self, program: str, home: Path) -> None:
+        """Ask the Python that runs Avocado, which is sooner than Avocado itself, or else that."""
+        python = shebang(program)
+        asked = [[python, "-c", AVOCADO_ASK_VERSION]] if python is not None else []
+        for argv in [*asked, [program, "--version"]]:
+            command = self._command(argv, home, None)
+            command.run(time.monotonic() + PROBE_LIMIT * self._factor, ExitCodeParser(AVOCADO_NAME, 0.0), lambda _events: None)
+            said = " ".join([*command.errors, *command.tail][-1:])
+            version = AVOCADO_VERSION.search(said)
+            if version is not None and command.end.exit_status == 0:
+                break
+        if version is None or command.end.exit_status != 0:
+            why = f"'{program} --version' says {said[:200]!r}, {how_it_ended(command.end)}"
+        elif int(version[1]) < AVOCADO_OLDEST:
+            why = f"'{program}' is {AVOCADO_NAME} {version[0]}, and {AVOCADO_OLDEST} or newer is needed"
+        else:
+            return
+        self._never_started()
+        raise HarnessUnusable(f"the harness avocado cannot be used: {why}")
+
+    def _never_started(self) -> None:
+        if self._start == 1:
+            self._suite.touch_logs()
+
+    def _why_no_test(self, program: str, command: Command) -> str:
         """What to say if it never came to a test."""
-        needed = f"{AVOCADO_OLDEST} or newer is needed"
-        if self._old is not None:
-            return f"'{program}' is {AVOCADO_NAME} {self._old}, and {needed}"
         if command.errors:
             return "; ".join(command.errors)
-        asked = self._command([program, "--version"], home, None)
-        asked.run(time.monotonic() + PROBE_LIMIT * self._factor, ExitCodeParser(AVOCADO_NAME, 0.0), lambda _events: None)
-        version = " ".join([*asked.errors, *asked.tail][-1:]) or "nothing"
         how = "; ".join(self.errors) or how_it_ended(command.end)
         tail = " | ".join(line.strip() for line in command.tail if line.strip())[-500:] or "nothing"
-        return f"'{program}' asked for no test: {how}; it said: {tail}; of its version it says: {version[:200]}, and {needed}"
+        return f"'{program}' asked for no test: {how}; it said: {tail}"
 
     def _compare(self, end: End, home: Path) -> None:
         """See that Avocado tells the same of each test."""
         if self._left:
             self.errors.append(f"{AVOCADO_NAME} asked for {len(self._answers)} of {len(self._cases)} tests: {how_it_ended(end)}")
             return
-        bad = any(AVOCADO_SEES[status][0] in AVOCADO_BAD for status in self._answers.values())
+        bad = any(AVOCADO_SEES[status] in AVOCADO_BAD for status in self._answers.values())
         if end.signal or end.exit_status != (1 if bad else 0):
             self.errors.append(f"{AVOCADO_NAME} and its tests do not agree: {how_it_ended(end)}, {'' if bad else 'and no '}test failed")
         try:

@@ -71,7 +71,8 @@ def test_avocado_asks_for_each_test_and_tells_the_same(local_site: Any) -> None:
     assert "domain/050 # SKIP" in (kept / "avocado-results.html").read_text()
     assert "(02/11) fail:  FAIL" in (kept / "stdout.log").read_text()
     # What a test printed is in Avocado's own report, too.
-    assert "[stdout] # got 3\n[stdout] # ok 2\n" in (kept / "avocado-results.xml").read_text()
+    assert "[stdout] got 3\n[stdout] ok 2\n" in (kept / "avocado-results.xml").read_text()
+    assert results["tests"][1]["fail_reason"] == "it ended with exit status 3: \ufffd [31m"
 
     tests = {event["name"]: event for event in events if event["event"] == "test"}
     assert (tests["hang"]["files"], tests["luck"]["files"]) == (["libvirtd.log"], ["qemu-tck.log"])

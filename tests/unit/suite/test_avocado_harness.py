@@ -80,21 +80,12 @@ def test_each_test_has_the_status_it_would_have_without(many: Harnessed) -> None
     assert many.judged()["status"] == "failed"
 
 
-def test_tap_says_the_same_whatever_the_name_and_the_output(runner: ModuleType) -> None:
-    for status, (seen, _line) in runner.AVOCADO_SEES.items():
-        answer = runner.Answer(status, "why # TODO\nBail out! no\nok 2")
-        tap = runner.tap_of("a # SKIP \\# b", answer, b"not ok 1 - c\n1..7\r\x1b[31m\n\xff Bail out!").decode()
-        lines = [line for line in tap.split("\n") if line and not line.startswith("#")]
-        assert len(lines) == (1 if seen in ("ERROR", "SKIP") else 2)
-        tally = runner.Tally()
-        parser = runner.TapParser("x", 0.0)
-        for line in tap.split("\n"):
-            tally.add(parser.feed(line, 0.0))
-        tally.add(parser.finish(runner.End(exit_status=0)))
-        read = {"daemon_hang": "fail", "timeout": "fail", "not_run": "skip", "flaky": "xpass"}.get(status, status)
-        assert ("error" if tally.errors else tally.status()) == read
-        assert "\x1b" not in tap
-        assert "# not ok 1 - c\n" in tap
+def test_an_answer_says_the_same_whatever_the_test_printed(runner: ModuleType) -> None:
+    for status, seen in runner.AVOCADO_SEES.items():
+        told = json.loads(runner.answer_of("a # b", runner.Answer(status, "\nwhy\nok 2"), b"not ok 1\r\x1b[31m\n\xff"))
+        reason = None if seen == "PASS" else "why" if status == seen.lower() else f"{status}: why"
+        assert (told["result"], told.get("fail_reason")) == (seen.lower(), reason)
+        assert told["output"] == f"{status}: a # b\n\nwhy\nok 2\n--- what it printed ---\nnot ok 1  [31m\n\ufffd\n"
 
 
 def test_output_for_avocado_is_bounded(many: Harnessed, runner: ModuleType) -> None:
@@ -105,7 +96,7 @@ def test_output_for_avocado_is_bounded(many: Harnessed, runner: ModuleType) -> N
     output = suite.output_of(case)
     assert len(output) == runner.OUTPUT_SHOWN
     assert output.endswith(b"\n100000\n")
-    assert b"--- what it printed, its last 65536 bytes ---" in runner.tap_of("t", runner.Answer("pass", ""), output)
+    assert b"--- what it printed, its last 65536 bytes ---" in runner.answer_of("t", runner.Answer("pass", ""), output)
 
 
 def test_who_fails_is_asked_for_again_by_another_start(many: Harnessed) -> None:
@@ -154,7 +145,7 @@ def test_fail_fast_and_a_deadline(many: Harnessed) -> None:
         ("no results", ["pass", "pass", "pass"], "Avocado left no results.json that can be read: No such file"),
         ("interrupted", ["pass", "pass", "pass"], "it ended with exit status 9, and no test failed"),
         ("old", [], "/avocado' is Avocado 92.0, and 108 or newer is needed"),
-        ("broken", [], "it ended with exit status 3; it said: Avocado 113.0 | No module named 'avocado'"),
+        ("broken", [], "asked for no test: it ended with exit status 3; it said: Avocado 113.0 | No module named 'avocado'"),
     ],
 )
 def test_a_harness_that_goes_wrong_is_an_error_of_the_suite(many: Harnessed, mode: str, statuses: list[str], words: str) -> None:
