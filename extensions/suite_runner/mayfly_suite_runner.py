@@ -127,7 +127,7 @@ FILES_LIMIT = 64 * 1024 * 1024  # of all of them,
 FILES_LOOKED_AT = 10_000  # and how many may lie there
 JUDGEMENT_LIMIT = 64 * 1024
 
-AVOCADO_OLDEST = 108  # before, one SKIP hides the failures of a test
+AVOCADO_OLDEST = 108  # that this was tried with; to older ones a SKIP hides the failures after it
 AVOCADO_SILENT = 120.0  # how long it may take to start, or from one test to the next, times deadline_factor,
 AVOCADO_ENDING = 60.0  # and to end after the last one
 AVOCADO_LATE = 20.0  # the same when the suite's deadline has passed
@@ -3179,7 +3179,7 @@ class Avocado:
                 self._furnish(home, door)
                 self._run(program, home, door)
             finally:
-                self._task.unlink()
+                self._task.unlink(missing_ok=True)
                 self._keep(home)
         return list(self._left.values())
 
