@@ -76,6 +76,8 @@ CORE_LIMIT = 60.0
 RESTART_LIMIT = 30.0
 AFTERMATH = 180.0  # what a listed test may take beyond its own deadline: a daemon is looked at, killed and started again
 
+TICK = 0.02  # by which the time of a file may be behind the clock
+
 SLICE_LIMIT = 8 * 1024 * 1024  # of one log; the first and the last half are kept
 PURGE_SLICE_LIMIT = 1024 * 1024
 TEXT_LIMIT = 4 * 1024 * 1024  # of a backtrace
@@ -1028,8 +1030,21 @@ class Daemons:
         before, now = self.before[name], self.now(name)
         return before is None or (now is not None and (now.pid, now.start) == (before.process.pid, before.process.start))
 
+    def changed(self) -> dict[str, int | None]:
+        """Those that are not the process they were, with the pid they have now."""
+        now = {name: self.now(name) for name in self.before if not self.same(name)}
+        return {name: process.pid if process is not None else None for name, process in now.items()}
+
+    def _wait_for_dumping(self) -> None:
+        """Who is writing its core dump looks alive until it is done."""
+        pids = [before.process.pid for before in self.before.values() if before is not None]
+        until = time.monotonic() + CORE_LIMIT * self._config.factor
+        while any(b"\nCoreDumping:\t1\n" in read_proc(pid, "status") for pid in pids) and time.monotonic() < until:
+            time.sleep(0.1)
+
     def deaths(self) -> list[Death]:
         """Who died in the test, of a signal or with a failure. Who was stopped or started again did not."""
+        self._wait_for_dumping()
         dumps = set(names_in(str(CORES))) - self._cores
         gone = [daemon for daemon in self._config.active if not self.same(daemon.name)]
         if not gone and not dumps:
@@ -1106,7 +1121,7 @@ class Daemons:
         uses_pid = Path("/proc/sys/kernel/core_uses_pid").read_text().strip() != "0"
         where = core_paths(pattern, uses_pid, before.process.pid, before.process.name, before.cwd)
         found = glob.glob(where) if where else []
-        return [path for path in found if os.path.isfile(path) and os.lstat(path).st_mtime >= self.time - 1]
+        return [path for path in found if os.path.isfile(path) and os.lstat(path).st_mtime >= self.time - TICK]
 
     def explain(self, death: Death) -> tuple[str, str]:
         """What is known of a death: the text to keep, and the signal if it is found out only here."""
@@ -1429,6 +1444,7 @@ class Test:
         self._probe: dict[str, Any] = {}
         self._restarted: set[str] = set()
         self._hanging: set[str] = set()
+        self._explained: list[Death] = []
 
     def run(self, state: State) -> int:
         config = self._config
@@ -1530,7 +1546,10 @@ class Test:
         try:
             if not self._hanging:
                 self._explain_deaths()
+                changed = self._daemons.changed()
                 listing = self._listing_or_start()
+                if self._daemons.changed() != changed:  # a signal takes its time
+                    self._explain_deaths()
                 if not listing.answered:
                     self._probe.setdefault("at", "end")
                     self._ask_daemons(listing)
@@ -1561,8 +1580,11 @@ class Test:
                 return self._started_again([])
 
     def _explain_deaths(self) -> None:
-        kept = set()
+        kept = {death.name for death in self._explained}
         for death in self._daemons.deaths():
+            if death in self._explained:
+                continue
+            self._explained.append(death)
             text, number = self._daemons.explain(death)
             name = f"core-{file_name(death.name)}{f'-{death.pid}' if death.name in kept else ''}.txt"
             kept.add(death.name)

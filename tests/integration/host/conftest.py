@@ -26,6 +26,7 @@ import tiny
 ROOT = Path(__file__).resolve().parents[3]
 STATE_DIR = Path("/var/lib/mayfly")
 NETWORK = "mayfly"
+LIBVIRT_TOOLCHAINS = ["libvirt_under_test", "libvirt_tck", "avocado"]  # those of the example job: one image for all tests of libvirt
 IMAGE = "debian-12+ebpf"  # the image of the example job: built once for a machine
 ENVIRONMENT = {
     **os.environ,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENVIRONMENT, ROOT, Playbook
+from conftest import ENVIRONMENT, LIBVIRT_TOOLCHAINS, ROOT, Playbook
 
 PLAY = Path(__file__).parent / "libvirt_under_test" / "play.yml"
 SAMPLES = ROOT / "tests" / "unit" / "libvirt" / "samples"
@@ -69,7 +69,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     job = {
         "mayfly_job": "libvirt-under-test",
         "mayfly_guests": [{"name": "lut", "image": "debian-12", "memory_mib": 1536, "vcpus": 2}],
-        "mayfly_toolchains": ["libvirt_under_test"],
+        "mayfly_toolchains": LIBVIRT_TOOLCHAINS,
         "mayfly_suites": [{"name": "none", "parser": "exit_code", "command": "true"}],
     }
     (directory / "job.yml").write_text(json.dumps(job))
