@@ -14,7 +14,7 @@ import typing as t
 
 from ._domain_xml import SeenDomain, parse
 from ._errors import MayflyError
-from ._patience import ANSWER_TIMEOUT, within
+from ._patience import within
 
 libvirt: t.Any
 LIBVIRT_ERROR: str | None
@@ -82,12 +82,18 @@ class Hypervisor:
         self.uri = uri
 
     @classmethod
-    def open(cls, uri: str, answer_timeout: float = ANSWER_TIMEOUT, *, read_only: bool = False) -> Hypervisor:
+    def open(cls, uri: str, answer_timeout: float | None = None, *, read_only: bool = False) -> Hypervisor:
+        """Connect, within a time limit if there is one.
+
+        That takes a thread, and who forks soon after must do without: the child may wait for a lock that only the thread could give back.
+        """
         # libvirt prints every error to stderr beside raising it; the exception is enough.
         libvirt.registerErrorHandler(lambda *_unused: None, None)
         opener = libvirt.openReadOnly if read_only else libvirt.open
         try:
-            connection = within(answer_timeout, lambda: opener(uri), "connect to libvirt at", uri)
+            connection = (
+                opener(uri) if answer_timeout is None else within(answer_timeout, lambda: opener(uri), "connect to libvirt at", uri)
+            )
         except libvirt.libvirtError as error:
             raise MayflyError("connect to libvirt at", uri, error.get_error_message() or str(error), DAEMON_REMEDY) from error
         return cls(connection, uri)

@@ -166,7 +166,7 @@ def main() -> None:
         },
     )
     run, names = module.params["run"], module.params["names"]
-    with _module.failing(module), Patient(Hypervisor.open(module.params["uri"]), ANSWER_TIMEOUT) as hypervisor:
+    with _module.failing(module), Patient(Hypervisor.open(module.params["uri"], ANSWER_TIMEOUT), ANSWER_TIMEOUT) as hypervisor:
         domains = owned(hypervisor.domains(), _module.state_dir(module), run)
         wanted = [domain for domain in domains if names is None or domain.name in names]
         states = hypervisor.states()
