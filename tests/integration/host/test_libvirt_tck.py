@@ -3,6 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One real run of libvirt's TCK in a guest: by Avocado and by the builtin harness, on a libvirt that works, is broken, dies and hangs.
 
+It is not part of `make test` yet: MAYFLY_SLOW=1 runs it. An emulated guest has KVM of an emulated processor, which libvirt uses, and one
+such guest has frozen, its clock and all (QEMU 7.2).
+
 The guest is booted once. What is broken is libvirt's configuration, under a real TCK script; what dies and hangs is the real daemon.
 """
 
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import subprocess
 import sys
@@ -21,6 +25,7 @@ import pytest
 from conftest import ENVIRONMENT, LIBVIRT_TOOLCHAINS, ROOT, STATE_DIR, Host
 
 MAYFLY_JOB = ROOT / "build" / "collections" / "ansible_collections" / "mayfly" / "virt" / "extensions" / "bin" / "mayfly_job.py"
+pytestmark = pytest.mark.skipif("MAYFLY_SLOW" not in os.environ, reason="emulated KVM may freeze the guest: MAYFLY_SLOW=1 runs it")
 TESTS = "/etc/mayfly/tck-tests.json"
 WRAPPER = ["python3", "/usr/local/lib/mayfly/mayfly_libvirt_test.py", "run"]
 
