@@ -38,9 +38,10 @@ _DAEMON_MISS = re.compile(
     r"|no nwfilter binding for port dev |couldn't find interface named )"
 )
 # What says nothing of the test: a connection was closed, a domain was destroyed, a network card has gone before it could be looked at, the
-# daemon begins on a machine without a DMI.
+# daemon begins on a machine without a DMI or without KVM.
 _DAEMON_NOISE = re.compile(
     r"End of file while (?:reading|writing) data\b|internal error: End of file from (?:qemu monitor|agent socket)"
+    r"|Unable to open /dev/kvm: No such file or directory"
     r"|ethtool ioctl error on \S+: No such device|internal error: (?:Failed to get udev device for syspath|Child process \(\S*dmidecode )"
 )
 # Of QEMU's own lines; what libvirt's child says before QEMU begins stands in the same log.

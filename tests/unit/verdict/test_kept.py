@@ -172,6 +172,7 @@ MISSES = [
     "End of file while reading data: Input/output error",
     "internal error: End of file from qemu monitor (vm='tck')",
     "ethtool ioctl error on vnet0: No such device",
+    "Unable to open /dev/kvm: No such file or directory",
     "internal error: Child process (/usr/sbin/dmidecode -q -t 0,1,2,3,4,11,17) unexpected exit status 1: /dev/mem: No such file",
 ]
 
