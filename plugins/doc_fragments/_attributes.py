@@ -26,6 +26,21 @@ attributes:
       - mayfly.virt.virt
 """
 
+    # Of modules that work in a guest or on the controller: the defaults of the hypervisor's modules are none of theirs.
+    ELSEWHERE = r"""
+options: {}
+attributes:
+  check_mode:
+    description: Can run in C(check_mode) and return changed status prediction without modifying target.
+    support: full
+  diff_mode:
+    description: Will return details on what has changed (or possibly needs changing in C(check_mode)), when in diff mode.
+    support: full
+  idempotent:
+    description: When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
+    support: full
+"""
+
     INFO = r"""
 options: {}
 attributes:

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import typing as t
+
 
 class MayflyError(Exception):
     """What was attempted, on which object, why it failed and what to do about it."""
@@ -27,3 +30,12 @@ class InvalidInput(MayflyError):
     def __str__(self) -> str:
         text = f"{self.attempted} '{self.target}' is refused: {self.reason}."
         return f"{text} {self.remedy}" if self.remedy else text
+
+
+@contextlib.contextmanager
+def failing(module: t.Any) -> t.Iterator[None]:
+    """Turn our own errors into the failure of an AnsibleModule. Others are bugs and keep their traceback."""
+    try:
+        yield
+    except MayflyError as error:
+        module.fail_json(msg=str(error), target=error.target, reason=error.reason, remedy=error.remedy)

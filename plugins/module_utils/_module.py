@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import typing as t
 from pathlib import Path
@@ -13,8 +12,8 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import open_url
 
+from . import _errors
 from ._argspec import COMMON
-from ._errors import MayflyError
 from ._libvirt import LIBVIRT_ERROR
 from ._lxml import LXML_ERROR, missing_library
 from ._plan import Action, changed, diff, sentences
@@ -67,13 +66,7 @@ def state_dir(module: AnsibleModule) -> Path:
     return Path(os.path.realpath(module.params["state_dir"]))
 
 
-@contextlib.contextmanager
-def failing(module: AnsibleModule) -> t.Iterator[None]:
-    """Turn our own errors into the module's failure. Others are bugs and keep their traceback."""
-    try:
-        yield
-    except MayflyError as error:
-        module.fail_json(msg=str(error), target=error.target, reason=error.reason, remedy=error.remedy)
+failing = _errors.failing
 
 
 def result(actions: t.Sequence[Action], results: t.Sequence[dict[str, t.Any]]) -> dict[str, t.Any]:

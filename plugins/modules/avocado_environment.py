@@ -14,16 +14,8 @@ description:
   - Runs on the controller. Fetches pinned wheels with pip, or takes them from a directory, verifies their checksums, and makes of them
     one archive with a virtual environment for a guest. In an emulated guest, pip would take minutes for it.
   - Nothing of the guest is needed but the version of its Python. The same wheels make the same archive.
-attributes:
-  check_mode:
-    description: Can run in C(check_mode) and return changed status prediction without modifying target.
-    support: full
-  diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in C(check_mode)), when in diff mode.
-    support: full
-  idempotent:
-    description: When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
-    support: full
+extends_documentation_fragment:
+  - mayfly.virt._attributes.elsewhere
 options:
   requirements:
     description:
@@ -104,7 +96,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _avocado
-from ..module_utils._errors import MayflyError
+from ..module_utils._errors import MayflyError, failing
 from ..module_utils._pack import File, pack
 
 FORMAT = 1  # counted up when the same wheels shall make another environment
@@ -185,10 +177,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with failing(module):
         result = provide(module)
-    except MayflyError as error:
-        module.fail_json(msg=str(error), target=error.target, reason=error.reason, remedy=error.remedy)
     after = f"Avocado {result['version']} for Python {module.params['python']}, {result['key']}\n"
     module.exit_json(diff={"before": "" if result["changed"] else after, "after": after}, **result)
 

@@ -17,18 +17,14 @@ description:
   - Gives libvirt's network a subnet that the guest does not reach elsewhere, and starts it.
   - Ends when the daemon has answered. Daemons are restarted only where something of theirs has changed.
   - Reads all there is to see, decides, and does what is missing, in one task, because each costs seconds in an emulated guest.
+extends_documentation_fragment:
+  - mayfly.virt._attributes.elsewhere
 attributes:
   check_mode:
     description: Can run in C(check_mode) and return changed status prediction without modifying target.
     support: full
     details:
       - Where daemons would be restarted, the network is not predicted, for it is theirs to tell.
-  diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in C(check_mode)), when in diff mode.
-    support: full
-  idempotent:
-    description: When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
-    support: full
 options:
   daemons:
     description:
@@ -163,7 +159,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _libvirt_daemons as ld
-from ..module_utils._errors import InvalidInput, MayflyError
+from ..module_utils._errors import InvalidInput, MayflyError, failing
 from ..module_utils._plan import Action, changed, diff, sentences
 
 WRAPPER = "/usr/local/lib/mayfly/mayfly_libvirt_test.py"
@@ -171,6 +167,10 @@ CONFIG = "/etc/mayfly/libvirt-test.json"
 FACTS = "/etc/mayfly/facts.d/libvirt_under_test.json"
 UNIT_SECONDS = 90  # systemd's own patience with a unit that starts or stops
 LOG_SHOWN = 15
+
+UNIT_REMEDY = "If its settings are at fault, correct those that were given; if libvirt is, that is what a test would have found."
+ANSWER_REMEDY = "The daemon's log and the journal tell more; a guest that is slow may need a higher answer_seconds."
+NETWORK_REMEDY = "Look whether another program holds its subnet or its port 53, or choose a subnet."
 
 Options = dict[str, t.Any]
 
@@ -216,7 +216,7 @@ class Guest:
             return
         status, _output, errors = self.run(["systemctl", verb, *options, *units], 2 * UNIT_SECONDS)
         if status:
-            raise MayflyError(f"{verb} (systemctl)", " ".join(units), f"{errors.strip()}\n{self.journal(units)}", "")
+            raise MayflyError(f"{verb} (systemctl)", " ".join(units), f"{errors.strip()}\n{self.journal(units)}", UNIT_REMEDY)
 
     def journal(self, units: t.Sequence[str]) -> str:
         """Return the last words of units."""
@@ -353,7 +353,7 @@ def network_action(params: Options, guest: Guest, seconds: float) -> tuple[Actio
     name = params["network"]
     status, before, errors = guest.virsh(["net-dumpxml", name, "--inactive"], seconds)
     if status and "not found" not in errors:
-        raise MayflyError("look at libvirt's network", name, errors, "")
+        raise MayflyError("look at libvirt's network", name, errors, ANSWER_REMEDY)
     before = "" if status else before
     own = ld.bridge_of(before) if before else ""
     nameservers = read("/etc/resolv.conf") + read("/run/systemd/resolve/resolv.conf")
@@ -367,7 +367,7 @@ def network_action(params: Options, guest: Guest, seconds: float) -> tuple[Actio
         return Action("update", "network", name, reason, before=before, after=ld.network_xml(name, subnet, before)), str(subnet)
     status, info, errors = guest.virsh(["net-info", name], seconds)
     if status:
-        raise MayflyError("look at libvirt's network", name, errors, "")
+        raise MayflyError("look at libvirt's network", name, errors, ANSWER_REMEDY)
     there = {line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in info.splitlines() if ":" in line}
     lacking = [word for word, key in (("started", "Active"), ("started at boot", "Autostart")) if there.get(key) != "yes"]
     if lacking:
@@ -393,7 +393,7 @@ def apply_network(step: Action, guest: Guest, seconds: float) -> None:
         for command in commands:
             status, _output, errors = guest.virsh(command.split(), seconds)
             if status:
-                raise MayflyError(f"{command.split()[0]} (virsh)", step.name, errors, "")
+                raise MayflyError(f"{command.split()[0]} (virsh)", step.name, errors, NETWORK_REMEDY)
     finally:
         path.unlink(missing_ok=True)
 
@@ -403,7 +403,7 @@ def versions(guest: Guest, params: Options) -> dict[str, str]:
     # The first answer of a daemon waits for what it asks of QEMU.
     status, output, errors = guest.virsh(["version", "--daemon"], 3 * params["answer_seconds"])
     if status:
-        raise MayflyError("reach the libvirt under test at", params["uri"], errors, "The daemon's log and the journal tell more.")
+        raise MayflyError("reach the libvirt under test at", params["uri"], errors, ANSWER_REMEDY)
     return ld.read_versions(output)
 
 
@@ -504,7 +504,7 @@ def check(guest: Guest, params: Options) -> None:
     patience = str(3 * params["answer_seconds"] * params["factor"])
     status, output, errors = guest.run([sys.executable, WRAPPER, "check", "--wait", patience], 6 * params["answer_seconds"])
     if status:
-        raise MayflyError("watch the libvirt under test at", params["uri"], f"{output.strip()} {errors.strip()}".strip(), "")
+        raise MayflyError("watch the libvirt under test at", params["uri"], f"{output.strip()} {errors.strip()}".strip(), ANSWER_REMEDY)
 
 
 def main() -> None:
@@ -530,10 +530,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with failing(module):
         result = set_up(module)
-    except MayflyError as error:
-        module.fail_json(msg=str(error), target=error.target, reason=error.reason, remedy=error.remedy)
     module.exit_json(**result)
 
 

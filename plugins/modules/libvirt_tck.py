@@ -17,16 +17,8 @@ description:
     before it downloads, so that no test needs a network.
   - Has the wrapper check that the libvirt is the guest's own, and list the tests with what they need.
   - All of it is one task, because each costs seconds in an emulated guest.
-attributes:
-  check_mode:
-    description: Can run in C(check_mode) and return changed status prediction without modifying target.
-    support: full
-  diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in C(check_mode)), when in diff mode.
-    support: full
-  idempotent:
-    description: When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
-    support: full
+extends_documentation_fragment:
+  - mayfly.virt._attributes.elsewhere
 options:
   tree:
     description:
@@ -177,7 +169,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _tck
-from ..module_utils._errors import InvalidInput, MayflyError
+from ..module_utils._errors import InvalidInput, MayflyError, failing
 from ..module_utils._plan import Action, changed, diff, sentences
 
 PACKAGED_TESTS = "/usr/share/libvirt-tck/tests"
@@ -309,7 +301,12 @@ def wrapper(guest: Guest, params: dict[str, t.Any], *words: str) -> str:
     code, out, err = guest.run(WRAPPER_WAIT, "python3", params["wrapper"], *words)
     if code != 0:
         text = "\n".join(part for part in (err, out.strip()) if part)
-        raise MayflyError(f"{words[0]} the tests of", "libvirt-tck", text or f"the wrapper ended with status {code}")
+        raise MayflyError(
+            f"{words[0]} the tests of",
+            "libvirt-tck",
+            text or f"the wrapper ended with status {code}",
+            "The role libvirt_under_test must have run.",
+        )
     return out
 
 
@@ -429,10 +426,8 @@ def main() -> None:
         required_together=[("kernel", "initrd")],
         supports_check_mode=True,
     )
-    try:
+    with failing(module):
         result = make_ready(module)
-    except MayflyError as error:
-        module.fail_json(msg=str(error), target=error.target, reason=error.reason, remedy=error.remedy)
     module.exit_json(**result)
 
 

@@ -14,16 +14,8 @@ description:
   - Runs on the controller. Takes libvirt-tck from where it lies, makes sure that it is what was asked for, and packs what a guest
     needs of it into one archive in O(cache). The same files make the same archive.
   - Nothing is built. The library and the tests run from the tree as it is.
-attributes:
-  check_mode:
-    description: Can run in C(check_mode) and return changed status prediction without modifying target.
-    support: full
-  diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in C(check_mode)), when in diff mode.
-    support: full
-  idempotent:
-    description: When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
-    support: full
+extends_documentation_fragment:
+  - mayfly.virt._attributes.elsewhere
 options:
   repository:
     description:
@@ -110,7 +102,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import open_url
 
 from ..module_utils import _tck
-from ..module_utils._errors import InvalidInput, MayflyError
+from ..module_utils._errors import InvalidInput, MayflyError, failing
 from ..module_utils._pack import File, pack
 
 LIMIT = 64 << 20  # bytes of an archive; the whole TCK has 1 MiB
@@ -271,10 +263,8 @@ def main() -> None:
         required_together=[("repository", "commit"), ("archive", "sha256")],
         supports_check_mode=True,
     )
-    try:
+    with failing(module):
         result = provide(module)
-    except MayflyError as error:
-        module.fail_json(msg=str(error), target=error.target, reason=error.reason, remedy=error.remedy)
     before = "" if result["changed"] else result["origin"]
     module.exit_json(diff={"before": before, "after": result["origin"]}, **result)
 

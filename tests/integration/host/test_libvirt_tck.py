@@ -41,13 +41,13 @@ SELECTION = [
 ]
 
 BREAK = """\
-cp -p /etc/libvirt/qemu.conf /root/qemu.conf
+cp -p /etc/libvirt/qemu.conf /etc/libvirt/qemu.conf.before
 echo 'save_image_format = "lzop"' >>/etc/libvirt/qemu.conf
 systemctl restart libvirtd.service
 """
 
 MEND = """\
-mv /root/qemu.conf /etc/libvirt/qemu.conf
+mv /etc/libvirt/qemu.conf.before /etc/libvirt/qemu.conf
 systemctl restart libvirtd.service
 """
 

@@ -51,7 +51,9 @@ def debs() -> Path:
         for name in ("lists/partial", "archives/partial", "debs"):
             (DEBS / name).mkdir(parents=True)
         keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-        (DEBS / "sources.list").write_text(f"deb [signed-by={keyring}] http://deb.debian.org/debian bookworm-backports main\n")
+        argv = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Label: Debian", "Codename: bookworm"]
+        mirror = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout.split()[0]  # this machine's
+        (DEBS / "sources.list").write_text(f"deb [signed-by={keyring}] {mirror} bookworm-backports main\n")
         (DEBS / "status").touch()
         places = {"Dir::Etc::SourceList": "sources.list", "Dir::State::Lists": "lists", "Dir::Cache::Archives": "archives"}
         options = [f"-o{key}={DEBS / value}" for key, value in {**places, "Dir::State::Status": "status"}.items()]

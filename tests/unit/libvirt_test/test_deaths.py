@@ -17,6 +17,7 @@ LIBVIRTD = {"name": "libvirtd", "log": "/var/log/libvirt/libvirtd.log"}
 EXITED = "98e322203f7a4ed290d09fe03c09fe15"
 DUMPED = "fc2e22bc6ee647b6b90729ab34a250b1"
 
+# As the real one it ends with 1 and no word where there is no entry.
 JOURNALCTL = """#!/bin/sh
 case $* in
 *--sync*) ;;
