@@ -56,6 +56,11 @@ class DirectBoot:
     cmdline: str = ""
 
 
+# QEMU emulates AMD's virtualisation, too. A guest that uses it is no faster than with emulation, and may freeze. Without it QEMU 7.2 has
+# no leaf of CPUID that tells the width of addresses; Linux then takes 36 and 48 bits, and with page tables of five levels cannot mount.
+NOT_EMULATED = ("svm", "la57")
+
+
 @dataclasses.dataclass(frozen=True)
 class DomainSpec:
     """Everything a transient domain is made of."""
@@ -66,7 +71,7 @@ class DomainSpec:
     virt_type: str  # kvm, qemu (emulated) or test
     machine: str = "q35"
     arch: str = "x86_64"
-    cpu: str = ""  # empty: everything the acceleration can offer
+    cpu: str = ""  # empty: everything the acceleration can offer, but no emulated virtualisation
     firmware: str = "bios"
     nvram: str = ""
     boot: DirectBoot | None = None
@@ -251,7 +256,11 @@ def _features(spec: DomainSpec) -> t.Any:
 def _cpu(spec: DomainSpec) -> t.Any:
     cpu = spec.cpu or ("host-passthrough" if spec.virt_type == "kvm" else "maximum")
     if cpu in ("host-passthrough", "host-model", "maximum"):
-        return etree.Element("cpu", mode=cpu)
+        node = etree.Element("cpu", mode=cpu)
+        if not spec.cpu and spec.virt_type == "qemu" and spec.arch in ("x86_64", "i686"):
+            for name in NOT_EMULATED:
+                _add(node, "feature", {"policy": "disable", "name": name})
+        return node
     node = etree.Element("cpu", mode="custom", match="exact")
     _text(node, "model", cpu, {"fallback": "forbid"})
     return node

@@ -3,9 +3,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One real run of libvirt's TCK in a guest: by Avocado and by the builtin harness, on a libvirt that works, is broken, dies and hangs.
 
-It is not part of `make test` yet: MAYFLY_SLOW=1 runs it. An emulated guest has KVM of an emulated processor, which libvirt uses, and one
-such guest has frozen, its clock and all (QEMU 7.2). So this one has none.
-
 The guest is booted once. What is broken is libvirt's configuration, under a real TCK script; what dies and hangs is the real daemon.
 """
 
@@ -13,7 +10,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
 import subprocess
 import sys
@@ -25,8 +21,6 @@ import pytest
 from conftest import ENVIRONMENT, LIBVIRT_TOOLCHAINS, ROOT, STATE_DIR, Host
 
 MAYFLY_JOB = ROOT / "build" / "collections" / "ansible_collections" / "mayfly" / "virt" / "extensions" / "bin" / "mayfly_job.py"
-pytestmark = pytest.mark.skipif("MAYFLY_SLOW" not in os.environ, reason="five minutes in an emulated guest: MAYFLY_SLOW=1 runs it")
-NO_KVM = "module_blacklist=kvm_amd,kvm_intel"
 TESTS = "/etc/mayfly/tck-tests.json"
 WRAPPER = ["python3", "/usr/local/lib/mayfly/mayfly_libvirt_test.py", "run"]
 
@@ -78,7 +72,7 @@ def job() -> dict[str, Any]:
     wrapped = [{"name": name, "argv": [*WRAPPER, "--", "sh", "-c", script], "parser": "tap"} for name, script in scripts.items()]
     return {
         "mayfly_job": "libvirt-tck-faults",
-        "mayfly_guests": [{"name": "lab", "image": "debian-12", "memory_mib": 4096, "vcpus": 2, "cmdline": NO_KVM}],
+        "mayfly_guests": [{"name": "lab", "image": "debian-12", "memory_mib": 4096, "vcpus": 2}],
         "mayfly_toolchains": LIBVIRT_TOOLCHAINS,
         "libvirt_under_test_answer_seconds": 4,  # six times that in an emulated guest: a daemon that hangs is waited for more than once
         "mayfly_suites": [

@@ -20,7 +20,6 @@ from conftest import ENVIRONMENT, LIBVIRT_TOOLCHAINS, ROOT, Playbook
 PLAY = Path(__file__).parent / "libvirt_under_test" / "play.yml"
 SAMPLES = ROOT / "tests" / "unit" / "libvirt" / "samples"
 DEBS = ROOT / "build" / "libvirt-debs"
-pytestmark = pytest.mark.skipif("MAYFLY_SLOW" not in os.environ, reason="installs libvirt in an emulated guest: MAYFLY_SLOW=1 runs it")
 RUN = f"lut-{os.getpid()}"
 PACKAGES = [
     "libvirt-clients",

@@ -50,6 +50,7 @@ SPECS = {
     "spec-kvm": dataclasses.replace(MINIMAL, virt_type="kvm"),
     "spec-machine-arch": dataclasses.replace(MINIMAL, machine="pc-q35-7.2", arch="i686"),
     "spec-cpu-mode": dataclasses.replace(MINIMAL, cpu="host-model"),
+    "spec-cpu-maximum": dataclasses.replace(MINIMAL, cpu="maximum"),
     "spec-cpu-model": dataclasses.replace(MINIMAL, virt_type="kvm", cpu="Skylake-Server-v4"),
     "spec-efi": dataclasses.replace(MINIMAL, firmware="efi", nvram="/runs/r1/minimal.nvram.fd"),
     "spec-boot-kernel": dataclasses.replace(MINIMAL, boot=DirectBoot("/images/vmlinuz")),
