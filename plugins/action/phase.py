@@ -13,12 +13,16 @@ from pathlib import Path
 
 from ansible.plugins.action import ActionBase
 
+from ..module_utils._errors import InvalidInput
+from ..module_utils._scrub import job_patterns, scrub_text
+
 _ARGUMENTS: dict[str, t.Any] = {
     "results": {"type": "path", "required": True},
     "name": {"type": "str", "required": True},
     "event": {"type": "str", "choices": ["start", "end"], "required": True},
     "error": {"type": "str", "default": ""},
     "guest": {"type": "str"},
+    "secrets": {"type": "list", "elements": "str", "default": [], "no_log": True},
 }
 
 
@@ -34,11 +38,19 @@ class ActionModule(ActionBase):
             line["guest"] = given["guest"]
         if given["event"] == "end":
             line["status"] = "failed" if given["error"] else "ok"
-            line["error"] = given["error"]
+            line["error"] = _without_secrets(given["error"], given["secrets"])
         if not self._task.check_mode:
             _append(Path(given["results"]), line)
         result.update(changed=False, phase=line)
         return result
+
+
+def _without_secrets(error: str, secrets: t.Sequence[str]) -> str:
+    try:
+        patterns = job_patterns(secrets)
+    except InvalidInput:  # it may be this very error, which shows none, that is to be written down
+        patterns = []
+    return scrub_text(error, patterns)[0]
 
 
 def _append(results: Path, line: dict[str, t.Any]) -> None:

@@ -24,6 +24,12 @@ options:
     type: list
     elements: dict
     required: true
+  secrets:
+    description:
+      - Texts in whose place the record has their numbers. P(mayfly.virt.job_read#filter) puts them back.
+    type: list
+    elements: str
+    default: []
 author:
   - The Mayfly authors (@mayfly)
 """
@@ -46,8 +52,8 @@ import typing as t
 from ..plugin_utils import _job
 
 
-def job_record(plan: dict[str, t.Any], made: list[dict[str, t.Any]]) -> dict[str, t.Any]:
-    return _job.record(plan, made)
+def job_record(plan: dict[str, t.Any], made: list[dict[str, t.Any]], secrets: t.Sequence[str] = ()) -> dict[str, t.Any]:
+    return _job.record(plan, made, [str(secret) for secret in secrets])
 
 
 class FilterModule:

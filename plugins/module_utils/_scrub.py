@@ -75,6 +75,17 @@ BUILT_IN: tuple[Pattern, ...] = (
     _pattern("password", rb"(?P<keep>(?i:--(?:password|passwd|token|secret)[ \t]{1,4}[\"']?))(?!-)" + _VALUE, *_NAMES),
 )
 
+# What nothing else looks like; the other kinds are a guess, such as PASSWORD=$1 in a script.
+UNMISTAKABLE = ("private key", "aws key", "github token", "gitlab token")
+
+
+def unmistakable(text: str) -> str:
+    """Return the kind of secret that a text surely has in it, or an empty string."""
+    data = text.encode("utf-8", "surrogateescape")
+    if _KEY_BEGIN.search(data):
+        return "private key"
+    return next((pattern.kind for pattern in BUILT_IN if pattern.kind in UNMISTAKABLE and pattern.regex.search(data)), "")
+
 
 def job_patterns(secrets: t.Sequence[str]) -> list[Pattern]:
     """Return what a job lists: literal texts, or regular expressions behind 'regex:'. An error never shows the secret."""

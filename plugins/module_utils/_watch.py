@@ -25,6 +25,7 @@ from ._console import Allowance, Scanner, clean
 from ._errors import MayflyError
 from ._libvirt import Events, Happening
 from ._run import RunPaths, boot_id, process_started, read_run, utc_now
+from ._scrub import Pattern, scrub_text
 from ._watch_log import last_watch
 
 INTERVAL = 0.25  # seconds between two looks at the consoles
@@ -36,6 +37,7 @@ CHUNK = 1024 * 1024
 LINE_LIMIT = 4096
 STAMPED_LIMIT = 16 * 1024 * 1024
 STOP_ON = ("panic", "trouble", "never")
+SAID = ("text", "frames", "detail", "error")  # fields of an event in which others' words stand
 
 Record = dict[str, t.Any]
 
@@ -213,7 +215,9 @@ class Watcher:
         stop_on: str,
         allowances: t.Sequence[Allowance],
         listen: t.Callable[[queue.SimpleQueue[t.Any]], Events],
+        secrets: t.Sequence[Pattern] = (),
     ) -> None:
+        self._secrets = secrets
         self._paths = paths
         self._stop_on = stop_on
         self._guests = {watched.uuid: watched.guest for watched in guests}
@@ -326,8 +330,17 @@ class Watcher:
         self._write({"event": "watch_end", "guests": seen, "told": self._told})
 
     def _write(self, event: Record) -> None:
-        self._log.write(json.dumps({"time": round(time.time(), 3), **event}) + "\n")
+        """Write an event. It was judged by what the kernel said; its texts, which become part of the results, have no secret any more."""
+        self._log.write(json.dumps({"time": round(time.time(), 3), **_scrubbed(event, self._secrets)}) + "\n")
         self._log.flush()
+
+
+def _scrubbed(event: Record, secrets: t.Sequence[Pattern]) -> Record:
+    return {**event, **{name: _without(event[name], secrets) for name in SAID if name in event}}
+
+
+def _without(said: t.Any, secrets: t.Sequence[Pattern]) -> t.Any:
+    return scrub_text(said, secrets)[0] if isinstance(said, str) else [scrub_text(each, secrets)[0] for each in said]
 
 
 @dataclasses.dataclass(frozen=True)

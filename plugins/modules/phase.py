@@ -32,9 +32,15 @@ options:
     required: true
   error:
     description:
-      - Why it failed; empty when it did not. Only with O(event=end).
+      - Why it failed; empty when it did not. Only with O(event=end). Secrets are taken out of it.
     type: str
     default: ""
+  secrets:
+    description:
+      - Texts that must not come into the results, as O(mayfly.virt.evidence#module:secrets). Common kinds of secrets are known without it.
+    type: list
+    elements: str
+    default: []
   guest:
     description:
       - The guest that the line is about, when it is about one.

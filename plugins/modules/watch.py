@@ -61,6 +61,13 @@ options:
           - The last day on which it is accepted, such as V(2026-12-31).
         type: str
         required: true
+  secrets:
+    description:
+      - Texts that must not come into C(watch.jsonl), each of at least 4 characters, or C(regex:) and a regular expression (Python).
+        Common kinds of secrets are known without it. What is a complaint is decided before.
+    type: list
+    elements: str
+    default: []
 author:
   - The Mayfly authors (@mayfly)
 """
@@ -139,6 +146,7 @@ from ..module_utils._names import check_run_id
 from ..module_utils._plan import Action
 from ..module_utils._purge import owned
 from ..module_utils._run import RunPaths, utc_now
+from ..module_utils._scrub import job_patterns
 
 RETURNED_EVENTS = 100
 
@@ -152,6 +160,7 @@ OPTIONS: dict[str, t.Any] = {
         "default": [],
         "options": {name: {"type": "str", "required": True} for name in ("pattern", "reason", "expires")},
     },
+    "secrets": {"type": "list", "elements": "str", "default": [], "no_log": True},
 }
 
 
@@ -167,6 +176,7 @@ def find_guests(module: AnsibleModule, paths: _watch.WatchPaths) -> list[_watch.
 
 def present(module: AnsibleModule, paths: _watch.WatchPaths) -> dict[str, t.Any]:
     allowances = in_force(read_allowances(module.params["allow"]), utc_now().date())
+    secrets = job_patterns(module.params["secrets"])
     guests = find_guests(module, paths)
     process = _watch.read_process(paths)
     alive = process is not None and process.alive()
@@ -180,7 +190,7 @@ def present(module: AnsibleModule, paths: _watch.WatchPaths) -> dict[str, t.Any]
         _watch.stop(process)
     stop_on = module.params["stop_on"] or _watch.last_stop_on(paths) or "panic"
     listen = functools.partial(Events, module.params["uri"])
-    pid = _watch.start(paths, guests, lambda: _watch.Watcher(paths, guests, stop_on, allowances, listen))
+    pid = _watch.start(paths, guests, lambda: _watch.Watcher(paths, guests, stop_on, allowances, listen, secrets))
     return {"steps": steps, "pid": pid, "guests": guests}
 
 

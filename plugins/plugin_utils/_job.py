@@ -12,8 +12,8 @@ import typing as t
 from ..module_utils._console import read_allowances
 from ..module_utils._errors import InvalidInput
 from ..module_utils._names import check_domain_name, check_run_id, check_unique
-from ..module_utils._scrub import job_patterns
-from . import _suites
+from ..module_utils._scrub import job_patterns, scrub_text
+from . import _job_secrets, _suites
 from ._artifacts import check_pattern
 
 # Keys of a guest that are about its image and name; all others go to the module domain as they are.
@@ -34,7 +34,7 @@ def plan(job: t.Mapping[str, t.Any], run_id: str, created: str, directory: str) 
     suites = [_suite(suite, [guest["name"] for guest in guests], directory) for suite in job.get("suites") or []]
     check_unique("Suite name", [suite["name"] for suite in suites])
     images = [_image(guest, job) for guest in guests]
-    return {
+    planned = {
         "run_id": run_id,
         "job": job["name"],
         "created": created,
@@ -47,6 +47,8 @@ def plan(job: t.Mapping[str, t.Any], run_id: str, created: str, directory: str) 
         "evidence": _evidence(job),
         "policy": dict(job.get("policy") or {}),
     }
+    _job_secrets.check(planned, _secrets(job))
+    return planned
 
 
 _KEPT_WHEN = ("on_crash", "never", "always")
@@ -58,7 +60,7 @@ def _evidence(job: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     for what, when in (("Memory dump", dump), ("Overlay", overlay)):
         if when not in _KEPT_WHEN:
             raise InvalidInput(what, str(when), "there is no such choice", f"Choose one of {', '.join(_KEPT_WHEN)}.")
-    secrets = [str(secret) for secret in job.get("secrets") or []]
+    secrets = _secrets(job)
     job_patterns(secrets)
     return {
         "artifacts": [check_pattern(pattern) for pattern in job.get("artifacts") or []],
@@ -68,6 +70,10 @@ def _evidence(job: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "keep_overlay_limit_mib": int(job.get("keep_overlay_limit_mib") or 8192),
         "secrets": len(secrets),
     }
+
+
+def _secrets(job: t.Mapping[str, t.Any]) -> list[str]:
+    return [str(secret) for secret in job.get("secrets") or []]
 
 
 def _console_allow(entries: t.Sequence[t.Mapping[str, t.Any]]) -> list[dict[str, str]]:
@@ -143,8 +149,17 @@ def _domain(guest: t.Mapping[str, t.Any], image: str, network: str, ca_certifica
 _MADE_KEYS = ("uuid", "digest", "kernel", "accel", "address", "mac", "user", "console_log", "stage", "seconds", "message")
 
 
-def record(plan_: t.Mapping[str, t.Any], made: t.Sequence[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
-    """Return the plan with what became of its guests, as it is written to job.json."""
+def record(plan_: t.Mapping[str, t.Any], made: t.Sequence[t.Mapping[str, t.Any]], secrets: t.Sequence[str] = ()) -> dict[str, t.Any]:
+    """Return the plan with what became of its guests, as it is written to job.json: without secrets."""
     by_domain = {result["name"]: {key: result[key] for key in _MADE_KEYS if key in result} for result in made}
-    guests = [{**guest, **by_domain.get(guest["domain"], {})} for guest in plan_["guests"]]
-    return {**plan_, "guests": guests}
+    for facts in by_domain.values():
+        if facts.get("message"):
+            facts["message"] = scrub_text(facts["message"], job_patterns(secrets))[0]
+    written = _job_secrets.put_away(plan_, secrets)
+    guests = [{**guest, **by_domain.get(guest["domain"], {})} for guest in written["guests"]]
+    return {**written, "guests": guests}
+
+
+def read(plan_: t.Mapping[str, t.Any], secrets: t.Sequence[str]) -> dict[str, t.Any]:
+    """Return the plan in a job.json, its secrets put back."""
+    return _job_secrets.put_back(plan_, secrets)

@@ -205,32 +205,51 @@ def test_kill_while_guests_are_made_and_boot(tmp_path: Path, module: Module, hos
     clean()
 
 
+SECRET = "hunter2-of-the-job"
+TELLING = f"""\
+echo 1..2
+echo "BUG: scheduling while $API_TOKEN" >/dev/kmsg
+[ "${{#API_TOKEN}}" = {len(SECRET)} ] && echo "ok 1 - it begins"
+sleep 600
+"""
+
+
+def told(results: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(results)): path.read_bytes() for path in results.rglob("*") if path.is_file()}
+
+
 def test_kill_in_each_later_phase_of_a_job_run_by_hooks(tmp_path: Path, module: Module, host: Host, clean: Callable[[], None]) -> None:
     """prepare, run, collect and cleanup one by one, as a runner's hooks call them, each killed and gone on from."""
     results = tmp_path / "results" / "test-hooks"
     phases = results / "phases.jsonl"
     run = ("-e", "mayfly_run_id=test-hooks")
-    prepare = Playbook("prepare", "-e", f"@{job(tmp_path, SLOW)}", *run, cwd=tmp_path)
+    suite = {"name": "smoke", "parser": "tap", "source": "suite", "command": "sh ./run.sh", "environment": {"API_TOKEN": SECRET}}
+    secret = ("-e", json.dumps({"mayfly_secrets": [SECRET]}))
+    path = job(tmp_path, TELLING, mayfly_suites=[{**suite, "deadline": 300}], mayfly_secrets=[SECRET])
+    prepare = Playbook("prepare", "-e", f"@{path}", *run, cwd=tmp_path)
     assert prepare.wait() == 0, prepare.output()
     again = Playbook("prepare", "-e", f"@{tmp_path / 'job.yml'}", *run, cwd=tmp_path)
     assert again.wait() == 0, again.output()
     assert "changed=1 " in again.output(), "only job.json is written anew"
     check_wrong_key(module)
 
-    running = Playbook("run", *run, cwd=tmp_path)
+    running = Playbook("run", *run, *secret, cwd=tmp_path)
     running.await_line(results / "suites" / "smoke" / "one" / "events.jsonl", "it begins", 120)
     running.kill(tree=True)
     assert host.domains() >= {"one-test-hooks"}
     assert module("sweep")["changed"] is False, "hooks have no owner process: the deadline counts"
 
-    collecting = Playbook("collect", *run, cwd=tmp_path)
+    collecting = Playbook("collect", *run, *secret, cwd=tmp_path)
     collecting.await_line(phases, '"phase": "collect", "event": "start"', 60)
     collecting.kill(tree=True)
-    collected = Playbook("collect", *run, cwd=tmp_path)
+    collected = Playbook("collect", *run, *secret, cwd=tmp_path)
     assert collected.wait() == 0, collected.output()
     verdict = json.loads((results / "verdict.json").read_text())
     assert verdict["exit_code"] == 2
     assert any("no suite_end" in reason for reason in verdict["reasons"]), verdict["reasons"]
+    assert b"BUG: scheduling while [scrubbed: job secret]" in told(results)["watch.jsonl"]
+    assert b"[mayfly_secrets 1.1]" in told(results)["job.json"]
+    assert [name for name, text in told(results).items() if SECRET.encode() in text] == []
 
     cleaning = Playbook("cleanup", *run, cwd=tmp_path)
     cleaning.await_line(phases, '"phase": "cleanup", "event": "start"', 60)

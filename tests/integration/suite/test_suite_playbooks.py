@@ -359,8 +359,7 @@ def test_secrets_stay_out_of_the_results_and_off_the_screen(local_site: Any) -> 
     assert code == 0, output
     kept = {path.name: path.read_text() for path in local_site.kept().iterdir()}
     assert set(kept) == {"events.jsonl", "stdout.log", "stderr.log", "runner.log"}
-    # The command itself is the job's, and stands in job.json, too.
-    shown = output + kept["stdout.log"] + kept["stderr.log"] + "".join(kept["events.jsonl"].splitlines(keepends=True)[1:])
+    shown = output + "".join(kept.values())
     assert "hunter2" not in shown
     assert "sesame99" not in shown
     assert "says [scrubbed: " in output
@@ -369,3 +368,15 @@ def test_secrets_stay_out_of_the_results_and_off_the_screen(local_site: Any) -> 
     assert code == 2
     assert "is refused" in output
     assert "abc" not in output.replace("secrets", "")
+
+
+def test_secrets_stay_out_of_the_phases(local_site: Any) -> None:
+    error = "login as hunter2 with PASSWORD=sesame99 failed"
+    phase = {"results": str(local_site.results), "name": "run", "event": "end", "error": error}
+    code, output = local_site.run(*({"mayfly.virt.phase": {**phase, "secrets": secrets}} for secrets in (["hunter2"], ["abc"])))
+    assert code == 0, output
+    lines = [json.loads(line) for line in (local_site.results / "phases.jsonl").read_text().splitlines()]
+    assert [line["error"] for line in lines] == [
+        "login as [scrubbed: job secret] with PASSWORD=[scrubbed: password] failed",
+        "login as hunter2 with PASSWORD=[scrubbed: password] failed",  # prepare refuses such a list, and this is how it can say so
+    ]

@@ -24,6 +24,8 @@ from ansible_collections.mayfly.virt.plugins.module_utils import _run, _watch
 from ansible_collections.mayfly.virt.plugins.module_utils._console import in_force, read_allowances
 from ansible_collections.mayfly.virt.plugins.module_utils._errors import MayflyError
 from ansible_collections.mayfly.virt.plugins.module_utils._libvirt import Happening
+from ansible_collections.mayfly.virt.plugins.module_utils._scrub import job_patterns
+from ansible_collections.mayfly.virt.plugins.module_utils._watch_log import read_event
 from ansible_collections.mayfly.virt.plugins.plugin_utils._sightings import Sightings, told
 
 RUN = "run-1"
@@ -73,9 +75,9 @@ class Watch:
         deadline = (now + datetime.timedelta(seconds=seconds)).isoformat()
         _run._write_record(self.paths.run.record, _run.Run(RUN, now.isoformat(), deadline, _run.boot_id()))
 
-    def make(self, stop_on: str = "panic", allow: list[dict[str, str]] | None = None) -> _watch.Watcher:
+    def make(self, stop_on: str = "panic", allow: list[dict[str, str]] | None = None, secrets: tuple[str, ...] = ()) -> _watch.Watcher:
         allowances = in_force(read_allowances(allow or []), datetime.date(2026, 11, 21))
-        return _watch.Watcher(self.paths, [ONE], stop_on, allowances, self.libvirt.listen)
+        return _watch.Watcher(self.paths, [ONE], stop_on, allowances, self.libvirt.listen, job_patterns(secrets))
 
     def begin(self, **options: Any) -> None:
         self.watcher = self.make(**options)
@@ -158,6 +160,16 @@ def test_what_ends_the_suites(watch: Watch, stop_on: str, allow: list[dict[str, 
     watch.begin(stop_on=stop_on, allow=allow)
     event = watch.until(lambda event: event["event"] == "kernel")
     assert (event["stop"], event["allowed"], event["fatal"]) == (stop, allowed, False)
+
+
+def test_secrets_stay_out_of_what_is_told_and_hide_no_complaint(watch: Watch) -> None:
+    watch.begin(stop_on="trouble", secrets=("BUG: ", "of_the_job", "bookworm", "kernel"))
+    watch.say(b"[    1.000000] BUG: token=hunter2 of_the_job\n[    1.000100] Call Trace:\n[    1.000200]  of_the_job+0x1/0x2\n")
+    event = watch.until(lambda event: event["event"] == "kernel")
+    assert event["text"] == "[    1.000000] [scrubbed: job secret] token=[scrubbed: password] [scrubbed: job secret]"
+    assert event["frames"] == ["[scrubbed: job secret]"]
+    assert (event["guest"], event["kind"], event["stop"]) == ("bookworm", "bug", True)
+    assert [read_event(json.dumps(event))["event"] for event in watch.end()] == ["watch_start", "kernel", "watch_end"]
 
 
 def test_a_splat_is_told_once_it_is_whole(watch: Watch) -> None:
