@@ -137,7 +137,7 @@ def test_the_daemons_are_set_up_once(found: dict[str, Any]) -> None:
 
 def test_the_daemon_tells_all_it_does_and_stays(found: dict[str, Any]) -> None:
     lines = found["lives"]
-    assert [line for line in lines if " error : " in line and "mayfly-has-no-such-domain" in line], lines
+    assert [line for line in lines if " error : " in line and "mayfly-no-such-type" in line], lines
     assert max(int(line) for line in lines if line.isdigit()) > 100
     assert "infinity" in lines
     command = next(line for line in lines if line.startswith("/usr/sbin/libvirtd"))
