@@ -38,7 +38,10 @@ def headlines(test: dict[str, Any], shown: int) -> list[str]:
         shown = max(shown, 2)
     assertion = next((line for line in lines[shown:] if line.startswith(ASSERTION)), None)
     told = any(line.startswith(ASSERTION) for line in lines[:shown])
-    return lines[:shown] + ([assertion] if assertion and not told else [])
+    first = lines[:shown]
+    if len(first) > 1 and first[-1].endswith(":"):  # announces lines that are not shown
+        first.pop()
+    return first + ([assertion] if assertion and not told else [])
 
 
 def tells_all(message: str) -> bool:

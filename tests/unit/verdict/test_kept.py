@@ -15,7 +15,16 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.mayfly.virt.plugins.module_utils import _events, _junit, _kept, _report, _report_kept, _summary, _verdict
+from ansible_collections.mayfly.virt.plugins.module_utils import (
+    _events,
+    _failures,
+    _junit,
+    _kept,
+    _report,
+    _report_kept,
+    _summary,
+    _verdict,
+)
 
 Sound = Callable[[dict[str, Any]], None]
 
@@ -254,6 +263,12 @@ def test_a_daemon_that_hung_is_red_and_told_everywhere(story: Any, sound: Sound)
     assert "1 of 3 red, 1 daemon hang, " in kept.report()
     failed = _events.failed_tests(verdict["suites"])
     assert [test["status"] for test in failed] == ["daemon_hang"]
+
+
+@pytest.mark.parametrize(("shown", "lines"), [(1, ["it hangs"]), (3, ["it hangs", "the end of its output:", "1..1"])])
+def test_no_output_is_announced_that_is_not_shown(shown: int, lines: list[str]) -> None:
+    test = {"status": "daemon_hang", "message": "it hangs\nthe end of its output:\n1..1\nok 1"}
+    assert _failures.headlines(test, shown) == lines
 
 
 # --- what was left behind -------------------------------------------------------------------------------------------
