@@ -56,8 +56,8 @@ class DirectBoot:
     cmdline: str = ""
 
 
-# QEMU emulates AMD's virtualisation, too. A guest that uses it is no faster than with emulation, and may freeze. Without it QEMU 7.2 has
-# no leaf of CPUID that tells the width of addresses; Linux then takes 36 and 48 bits, and with page tables of five levels cannot mount.
+# QEMU emulates AMD's virtualisation, too, but of a dozen guests whose libvirt used it one froze. Without it QEMU 7.2 has no leaf of CPUID
+# that tells the width of addresses; Linux then takes 36 and 48 bits, and with page tables of five levels it cannot mount anything.
 NOT_EMULATED = ("svm", "la57")
 
 

@@ -104,8 +104,8 @@ options:
         description:
           - V(host-passthrough), V(host-model), V(maximum) or the name of a model.
           - V(host-passthrough) under KVM, if left out, and under emulation V(maximum) without C(svm) and C(la57). QEMU would emulate a
-            processor with virtualisation, but KVM in such a guest is no faster than emulation in it, and guests have frozen in it
-            (QEMU 7.2). V(maximum) given here leaves it in.
+            processor with virtualisation, but about one of a dozen guests whose libvirt used it froze (QEMU 7.2). V(maximum) given here
+            leaves it in.
         type: str
       accel:
         description:
