@@ -55,7 +55,7 @@ unit: setup-test
 	pytest -q tests/unit tests/driver tests/corpus
 
 integration: setup-test
-	pytest -q tests/integration
+	pytest -q --durations=20 --durations-min=5 tests/integration
 
 molecule: setup-test
 	scripts/molecule
