@@ -472,16 +472,17 @@ TABLES = ("nwfilter", "secret")
 TABLE_ROW = re.compile(r"\s*([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\s+(.*\S)")
 # What is no error: there is no such driver here.
 NO_DRIVER = re.compile(r"not supported by the connection driver|no connection driver available|Failed to list")
+# What a daemon is asked, and where: through qemu:///system none of the others is reached when virtqemud hangs. Empty: libvirt's own URI.
 PROBES = {
-    "libvirtd": "list --all --name",
-    "virtqemud": "list --all --name",
-    "virtlxcd": "list --all --name",
-    "virtnetworkd": "net-list --all --name",
-    "virtstoraged": "pool-list --all --name",
-    "virtnwfilterd": "nwfilter-list",
-    "virtsecretd": "secret-list",
-    "virtnodedevd": "nodedev-list --cap system",
-    "virtinterfaced": "iface-list --all",
+    "libvirtd": ("", "list --all --name"),
+    "virtqemud": ("", "list --all --name"),
+    "virtlxcd": ("", "list --all --name"),
+    "virtnetworkd": ("network:///system", "net-list --all --name"),
+    "virtstoraged": ("storage:///system", "pool-list --all --name"),
+    "virtnwfilterd": ("nwfilter:///system", "nwfilter-list"),
+    "virtsecretd": ("secret:///system", "secret-list"),
+    "virtnodedevd": ("nodedev:///system", "nodedev-list --cap system"),
+    "virtinterfaced": ("interface:///system", "iface-list --all"),
 }
 
 
@@ -559,6 +560,11 @@ class Libvirt:
 
     def virsh(self, script: str, limit: float) -> Done:
         return tool(["virsh", "-q", "-c", self.config.uri, script], limit)
+
+    def answers(self, daemon: str) -> bool:
+        """Whether a daemon that can be asked for itself comes back from an ordinary call."""
+        uri, call = PROBES[daemon]
+        return tool(["virsh", "-q", "-c", uri or self.config.uri, call], self.config.answer_limit).status is not None
 
     def admin(self, daemon: Daemon, *arguments: str) -> Done:
         return tool(["virt-admin", "-q", "-c", daemon.admin, *arguments], self.config.answer_limit)
@@ -843,6 +849,7 @@ class Logs:
 # --- daemons that hang or die -----------------------------------------------------------------------------------
 
 HELPERS = ("virtlogd", "virtlockd")  # the other daemons wait for these
+STOPPED = ("T", "t")  # by a signal, by a debugger
 POOL_LINE = re.compile(r"^\s*(\w+)\s*:\s*(\d+)\s*$", re.MULTILINE)
 
 
@@ -864,7 +871,7 @@ def diagnose(name: str, answers: bool, admin: Done | None, state: str, limit: fl
     workers, all the time the same if they were full; None if that cannot be asked. What only lists things comes back from a daemon whose
     workers all wait, for it has priority.
     """
-    if state in ("T", "t"):
+    if state in STOPPED:
         return f"{name} hangs: it is stopped (state {state})"
     pool = read_pool(admin.out) if admin is not None else {}
     silent = f"{name} hangs: no answer for {limit:g} s"
@@ -907,11 +914,14 @@ def ask_daemons(config: Config, libvirt: Libvirt, answered: bool) -> list[Answer
         now = daemon_process(daemon)
         if now is None:
             continue
-        call = PROBES.get(daemon.name)
+        if now.state in STOPPED:  # it would only be waited for
+            found.append(Answer(daemon, now, False, None, diagnose(daemon.name, False, None, now.state, limit)))
+            continue
+        known = daemon.name in PROBES
         # The monolithic daemon is libvirt as a whole.
-        answers = answered or (daemon.name != "libvirtd" and call is not None and libvirt.virsh(call, limit).status is not None)
+        answers = answered or (daemon.name != "libvirtd" and known and libvirt.answers(daemon.name))
         admin = workers_of(libvirt, daemon, limit) if shutil.which("virt-admin") else None
-        if call is None:  # none of our calls reaches it alone
+        if not known:  # none of our calls reaches it alone
             answers = admin is None or admin.status is not None
         found.append(Answer(daemon, now, answers, admin, diagnose(daemon.name, answers, admin, now.state, limit)))
     return found

@@ -131,6 +131,29 @@ def test_kinds_of_hanging(wrapper: ModuleType) -> None:
     assert diagnosis(wrapper, False, None) == f"{silent}; its workers cannot be asked for"
 
 
+def test_of_modular_daemons_only_the_one_that_hangs_is_blamed(wrapper: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A double of the tools: what is asked through virtqemud, which is stopped, does not come back."""
+    names = ["virtqemud", "virtnetworkd", "virtstoraged", "virtnwfilterd", "virtsecretd", "virtnodedevd", "virtinterfaced", "virtlogd"]
+    daemons = [{"name": name, "log": f"/var/log/libvirt/{name}.log", "admin": f"{name}:///system"} for name in names]
+    config = wrapper.read_config({**CONFIG, "daemons": daemons})
+    asked = []
+
+    def tool(argv: list[str], limit: float) -> Any:
+        asked.append(argv[3])
+        return wrapper.Done(None) if "qemu" in argv[3] else wrapper.Done(0, POOL.format(free=20, queue=0))
+
+    def process(daemon: Any) -> Any:
+        return wrapper.Process(1, 1, daemon.name, 1, 1, "T" if daemon.name == "virtqemud" else "S")
+
+    monkeypatch.setattr(wrapper, "tool", tool)
+    monkeypatch.setattr(wrapper, "daemon_process", process)
+    monkeypatch.setattr(wrapper.shutil, "which", lambda name: f"/usr/bin/{name}")
+    hanging = [answer.why for answer in wrapper.ask_daemons(config, wrapper.Libvirt(config), False) if answer.why]
+    assert hanging == ["virtqemud hangs: it is stopped (state T)"]
+    assert not [uri for uri in asked if "qemu" in uri], "who is stopped need not be waited for"
+    assert {"network:///system", "storage:///system", "virtlogd:///system"} <= set(asked)
+
+
 def test_lists_are_read_between_our_marks(wrapper: ModuleType) -> None:
     uuid = "f1406f95-3967-40b0-9446-f1e0902ecac7"
     text = (
