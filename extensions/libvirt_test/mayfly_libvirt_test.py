@@ -80,6 +80,7 @@ TICK = 0.02  # by which the time of a file may be behind the clock
 
 SLICE_LIMIT = 8 * 1024 * 1024  # of one log; the first and the last half are kept
 PURGE_SLICE_LIMIT = 1024 * 1024
+EXEC_PATIENCE = 1.0  # seconds for a process that becomes another program
 TEXT_LIMIT = 4 * 1024 * 1024  # of a backtrace
 QEMU_LOGS = 16
 FINGERPRINT = 256
@@ -320,15 +321,14 @@ def process_of(pid: int) -> Process | None:
 
 
 def processes() -> Iterator[Process]:
-    """All that live, but the kernel's own."""
-    for entry in os.listdir("/proc"):
-        if (
-            entry.isdigit()
-            and (found := process_of(int(entry))) is not None
-            and found.state not in "ZX"
-            and 2 not in (found.pid, found.parent)
-        ):
-            yield found
+    """All that live, but the kernel's own. Looks again for those that were begun meanwhile, by one that may have ended since."""
+    seen: set[str] = set()
+    while fresh := [entry for entry in os.listdir("/proc") if entry.isdigit() and entry not in seen]:
+        seen.update(fresh)
+        for entry in fresh:
+            found = process_of(int(entry))
+            if found is not None and found.state not in "ZX" and 2 not in (found.pid, found.parent):
+                yield found
 
 
 def read_proc(pid: int, name: str, limit: int = 256 * 1024) -> bytes:
@@ -338,6 +338,20 @@ def read_proc(pid: int, name: str, limit: int = 256 * 1024) -> bytes:
             return file.read(limit)
     except OSError:
         return b""
+
+
+def environment_of(pid: int) -> bytes:
+    """A process's environment. One that just becomes another program seems to have none; its arguments tell that it is about to."""
+    until = time.monotonic() + EXEC_PATIENCE
+    while True:
+        arguments = read_proc(pid, "cmdline")
+        text = read_proc(pid, "environ")
+        if text or (arguments and arguments == read_proc(pid, "cmdline")) or time.monotonic() > until:
+            return text
+        now = process_of(pid)
+        if now is None or now.state in "ZX":
+            return b""
+        time.sleep(0.001)
 
 
 def daemon_process(daemon: Daemon) -> Process | None:
@@ -362,7 +376,7 @@ def survivors(session: int, token: str) -> list[Process]:
     for process in processes():
         if process.pid == os.getpid() or is_libvirts(process):
             continue
-        if process.session == session or marker in read_proc(process.pid, "environ").split(b"\0"):
+        if process.session == session or marker in environment_of(process.pid).split(b"\0"):
             found.append(process)
     return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import subprocess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -152,6 +153,31 @@ def test_of_modular_daemons_only_the_one_that_hangs_is_blamed(wrapper: ModuleTyp
     assert hanging == ["virtqemud hangs: it is stopped (state T)"]
     assert not [uri for uri in asked if "qemu" in uri], "who is stopped need not be waited for"
     assert {"network:///system", "storage:///system", "virtlogd:///system"} <= set(asked)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [b"sh\0", b"", b"", b"", b"", b"sleep\0", b"A=b\0"],  # neither arguments nor environment yet
+        [b"setsid\0", b"", b"sleep\0", b"sleep\0", b"A=b\0"],  # the environment that was opened is the old program's, and gone
+    ],
+)
+def test_who_just_becomes_another_program_is_waited_for(wrapper: ModuleType, monkeypatch: pytest.MonkeyPatch, said: list[bytes]) -> None:
+    """A double of /proc."""
+    answers = iter(said)
+    monkeypatch.setattr(wrapper, "read_proc", lambda pid, name: next(answers))
+    assert wrapper.environment_of(os.getpid()) == b"A=b\0"
+
+
+def test_who_has_no_environment_is_not_waited_for(wrapper: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["/bin/sh", "-c", "echo; read line"], env={}, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"\n"
+        monkeypatch.setattr(wrapper.time, "sleep", lambda seconds: pytest.fail("it waited"))
+        assert wrapper.environment_of(process.pid) == b""
+        process.kill()
+        process.wait()
+        assert wrapper.environment_of(process.pid) == b"", "it has ended"
 
 
 def test_lists_are_read_between_our_marks(wrapper: ModuleType) -> None:
